@@ -1,0 +1,197 @@
+"""Lightning's command line, joined to the library's parts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+import kd_lightning.losses
+import kd_lightning.optim
+import kd_lightning.schedules
+import kd_lightning.teachers
+import kd_lightning.tracking
+from kd_lightning.data.base import KDDataModule
+from kd_lightning.distiller import Distiller
+from kd_lightning.errors import KDError
+from kd_lightning.losses import Loss
+from kd_lightning.teachers import Teacher
+from kd_lightning.tracking import refuse_existing_run
+from kd_lightning.trainer import KDTrainer
+
+PLUGINS = ("callbacks",)
+"""Modules outside the library whose class names a configuration may use, where they exist."""
+
+RUN_VARIABLE = "KD_RUN_FOLDER"
+"""Carries a generated run folder to the processes that a launcher starts."""
+
+
+class KDParser(LightningArgumentParser):
+    """A parser whose errors are one sentence and name what was probably meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise KDError(one_sentence(message)) from ex
+
+
+class RecordConfig(SaveConfigCallback):
+    """The whole resolved configuration, in the run's folder and in every logger."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(text)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+
+class KDCLI(LightningCLI):
+    """LightningCLI for a Distiller and a KDDataModule."""
+
+    trainer: KDTrainer
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {
+            **LightningCLI.subcommands(),
+            "evaluate": {"model", "datamodule"},
+            "export": {"model", "datamodule"},
+        }
+
+    def before_instantiate_classes(self) -> None:
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        self._translate_habits(config)
+        if config.trainer.default_root_dir is None:
+            fallback = os.environ.get(RUN_VARIABLE) or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+            os.environ[RUN_VARIABLE] = fallback
+            config.trainer.default_root_dir = fallback
+        if self.subcommand == "fit" and config.ckpt_path is None and rank_zero_only.rank == 0:
+            refuse_existing_run(Path(config.trainer.default_root_dir))
+
+    def _translate_habits(self, config: Any) -> None:
+        """What Lightning refuses under manual optimization, handed to the Distiller."""
+        pieces = config.trainer.accumulate_grad_batches
+        if pieces > 1:
+            rows = config.data.init_args.batch_size
+            config.model.micro_batch_rows = config.model.micro_batch_rows or rows
+            config.data.init_args.batch_size = rows * pieces
+            config.trainer.accumulate_grad_batches = 1
+            rank_zero_info(
+                f"accumulate_grad_batches={pieces}: an optimizer step takes {rows * pieces} rows "
+                f"per process (data.batch_size), {config.model.micro_batch_rows} at once "
+                "(model.micro_batch_rows)"
+            )
+        if config.trainer.gradient_clip_algorithm == "value":
+            raise KDError(
+                "gradients are clipped by norm: write --trainer.gradient_clip_algorithm=norm"
+            )
+        if config.trainer.gradient_clip_val is not None:
+            config.model.gradient_clip_norm = float(config.trainer.gradient_clip_val)
+            config.trainer.gradient_clip_val = None
+            rank_zero_info(f"gradient_clip_val: model.gradient_clip_norm={config.model.gradient_clip_norm}")
+        if str(config.trainer.precision) in ("16", "16-mixed", "16-true"):
+            raise KDError("float16 needs a loss scaler: write --trainer.precision=bf16-mixed")
+
+
+def run(argv: Sequence[str], commands: Sequence[str]) -> KDCLI:
+    """Parse, build and run a command."""
+    if argv[0] not in commands and not argv[0].startswith("-"):
+        raise KDError(f"there is no command `{argv[0]}`{_nearest(argv[0], commands)}")
+    for name in PLUGINS:
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+    quiet()
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True
+    )
+    return KDCLI(
+        Distiller,
+        KDDataModule,
+        trainer_class=KDTrainer,
+        trainer_defaults={"use_distributed_sampler": False},
+        seed_everything_default=0,
+        save_config_callback=RecordConfig,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_class=KDParser,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        args=list(argv),
+    )
+
+
+def quiet() -> None:
+    """Keep hints that a user cannot act on from burying the ones that matter."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+# ---- errors ---------------------------------------------------------------------------------------
+
+_NOISE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?\s*")
+
+
+def one_sentence(message: str) -> str:
+    """The part of a parser's message that a person needs, with the nearest known class name."""
+    key = _NOISE.search(message)
+    flat = " ".join(message.split())
+    unknown = re.search(r"'?class_path'?.{0,40}?'(?P<name>[\w.]+)'|\b(?P<bare>[A-Z]\w+)\b either not", flat)
+    text = flat
+    if unknown:
+        name = unknown["name"] or unknown["bare"]
+        text = f"unknown class `{name}`{_nearest(name, _known_classes())}"
+    if key and f"--{key['key']}" not in text:
+        text = f"--{key['key']}: {_NOISE.sub('', text)}"
+    return text if len(text) < 600 else text[:600] + " ..."
+
+
+def _known_classes() -> list[str]:
+    families = (Loss, Teacher, KDDataModule, kd_lightning.schedules.Schedule)
+    return sorted({c.__name__ for family in families for c in _concrete(family)})
+
+
+def _concrete(base: type) -> list[type]:
+    below = [c for child in base.__subclasses__() for c in [child, *_concrete(child)]]
+    return [c for c in below if not inspect.isabstract(c)]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.split(".")[-1].lower(), lower, n=3, cutoff=0.5)
+    if near:
+        return f": did you mean {' or '.join(lower[n] for n in near)}?"
+    return f"; known are {', '.join(known)}"
+
+
+def entry() -> NoReturn:
+    """What `python -m` and scripts call."""
+    from kd_lightning.cli import main
+
+    sys.exit(main())

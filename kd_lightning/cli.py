@@ -1,0 +1,65 @@
+"""The command line: `python train.py <command>`, and the same as `kd <command>`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "fit": "train a student",
+    "validate": "measure a student on the validation rows",
+    "test": "measure a student on the test rows, answers graded",
+    "predict": "let a student answer",
+    "evaluate": "teacher, student and a baseline side by side: table, JSON, plots",
+    "export": "write the student as a Hugging Face folder with a model card",
+}
+
+HELP = f"""usage: kd <command> [-c FILE.yaml ...] [--key.of.the.config=value ...]
+       (or: python train.py <command> ...)
+
+Distil a frozen teacher into a student.
+
+commands:
+{chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
+
+configurations:
+  -c FILE                          read a configuration; later files win, key by key
+  --model.loss=ReverseKL           choose a part by its class name
+  --model.loss.temperature=2       change one of its arguments
+  --print_config                   print the whole resolved configuration and stop
+  kd fit --model.loss.help=TAID    what a part can be told
+  kd <command> --help              every key
+
+examples:
+  kd fit -c configs/experiment/demo.yaml
+  kd fit -c configs/experiment/demo.yaml -c configs/method/reverse_kl.yaml --trainer.max_steps=200
+  kd evaluate -c configs/experiment/demo.yaml --model.student.path=runs/demo/student
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command; 0 when it worked, 2 with one sentence when the input was wrong."""
+    argv = list(sys.argv[1:] if args is None else args)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from kd_lightning import __version__
+
+        print(f"kd_lightning {__version__}")
+        return 0
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from kd_lightning.application import run
+    from kd_lightning.errors import KDError
+
+    try:
+        run(argv, list(COMMANDS))
+    except KDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

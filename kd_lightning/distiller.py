@@ -1,0 +1,320 @@
+"""One training step: frozen teacher, trainable student, everything that varies injected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+
+from kd_lightning.errors import KDError
+from kd_lightning.losses.base import Loss
+from kd_lightning.metrics.agreement import STATISTICS, by_skill, token_statistics
+from kd_lightning.metrics.grades import GradeBook
+from kd_lightning.models import loading, vocabulary
+from kd_lightning.models.causal import CausalLM, build_student
+from kd_lightning.models.spec import StudentSpec
+from kd_lightning.teachers.base import Teacher
+from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress, Sampling, Signal, iterate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOGITS = frozenset({Signal.LOGITS})
+
+
+class Distiller(LightningModule):
+    """A student that learns from a teacher by a loss.
+
+    A batch of the loader is what one rank contributes to one optimizer step; it is split into
+    micro-batches here (manual optimization), every term of the loss is divided by what it counts
+    over all micro-batches and ranks, and gradients are synchronised on the last micro-batch only.
+    """
+
+    def __init__(
+        self,
+        student: StudentSpec,
+        loss: Loss,
+        teacher: Teacher | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        micro_batch_rows: int | None = None,
+        micro_batch_tokens: int | None = None,
+        gradient_clip_norm: float | None = None,
+        graded_rows: int = 0,
+        answers: Sampling = Sampling(),  # noqa: B008 (frozen)
+    ) -> None:
+        """The parts of a distillation.
+
+        Args:
+            student: the model that is trained.
+            loss: what a step minimises.
+            teacher: who knows; None for losses that need words only.
+            optimizer: from the student's trainable parameters to an optimizer.
+            scheduler: from the optimizer to a learning-rate schedule, moved once a step.
+            micro_batch_rows: rows at once on the device; None: the whole batch.
+            micro_batch_tokens: padded tokens at once on the device; None: no limit.
+            gradient_clip_norm: scale the gradient down to this 2-norm; None: never.
+            graded_rows: rows of each validation that the student answers and the skill grades.
+            answers: how answers are drawn in validation, test and predict.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec = student
+        self.loss = loss
+        self.teacher = teacher
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.micro_batch_rows = micro_batch_rows
+        self.micro_batch_tokens = micro_batch_tokens
+        self.gradient_clip_norm = gradient_clip_norm
+        self.graded_rows = graded_rows
+        self.answers = answers
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    # ---- set-up -------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's tokenizer: its own, or the teacher's for a student that has none."""
+        if self._tokenizer is None:
+            if name := self.spec.tokenizer or self.spec.path:
+                self._tokenizer = loading.load_tokenizer(name, self.spec.revision)
+            elif self.teacher is not None and self.teacher.tokenizer is not None:
+                self._tokenizer = self.teacher.tokenizer
+            else:
+                raise KDError(
+                    "a new student needs a tokenizer: write model.student.tokenizer=<folder>"
+                )
+        return self._tokenizer
+
+    def configure_model(self) -> None:
+        """Build the student, check the pair, place the teacher; once."""
+        if hasattr(self, "student"):
+            return
+        needs = self.loss.needs
+        if needs and self.teacher is None:
+            raise KDError(
+                f"{type(self.loss).__name__} needs a teacher: write model.teacher, or use "
+                "--model.loss=CrossEntropy"
+            )
+        if self.teacher is not None:
+            self.teacher.check(needs, type(self.loss).__name__)
+            if self.teacher.tokenizer is not None and (needs or Signal.LOGITS in self.teacher.offers):
+                vocabulary.check_same(self.tokenizer, self.teacher.tokenizer)
+        self.student: CausalLM = build_student(self.spec, self.tokenizer)
+        if self.teacher is not None:
+            self.teacher.materialize(self.trainer.strategy.root_device)
+
+    def configure_optimizers(self) -> Any:
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(trainable)
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        plan = getattr(scheduler, "plan", None)
+        if plan is not None:
+            plan(self.progress.total)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    # ---- training -----------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """Optimizer steps done and planned."""
+        total = self.trainer.estimated_stepping_batches
+        return Progress(self.trainer.global_step, int(total) if 0 < total < float("inf") else 0)
+
+    def on_train_start(self) -> None:
+        self.student.train()  # transformers loads models in evaluation mode, Lightning keeps it
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.loss.begin_step(self.progress)
+        counts = self.over_ranks(self.loss.count(batch))
+        logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        terms = {name: torch.zeros_like(value) for name, value in counts.items()}
+        statistics = self.no_statistics()
+        for micro, last in iterate(self.micro_batches(batch)):
+            with self.synchronised(last):
+                output, sums = self.run(micro, logged)
+                parts = [v / counts[k].clamp_min(1e-9) for k, v in output.terms.items()]
+                # data-parallel wrappers average gradients over ranks; the sum is meant
+                self.manual_backward(torch.stack(parts).sum() * self.trainer.world_size)
+            for name, value in output.terms.items():
+                terms[name] += value.detach()
+            statistics += sums
+        values = {k: v / counts[k].clamp_min(1e-9) for k, v in self.over_ranks(terms).items()}
+        norm = self.clip()
+        self.guard(values, norm, batch)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.loss.end_step(values)
+        if logged:
+            self.log_step(values, norm, statistics, optimizer.param_groups[0]["lr"])
+        scheduler: Any = self.lr_schedulers()
+        if scheduler is not None:
+            scheduler.step()
+
+    def run(self, batch: Batch, measured: bool, teach: bool = False) -> tuple[LossOutput, Tensor]:
+        """The loss's sums over one micro-batch and, if asked for, the statistics `[S, M]`."""
+        teacher: ModelOutput | None = None
+        if self.teacher is not None and (self.loss.needs or teach):
+            teacher = self.teacher.forward(batch, self.loss.needs | (LOGITS if teach else set()))
+
+        def then(student: ModelOutput) -> tuple[LossOutput, Tensor]:
+            output = self.loss(student, teacher, batch)
+            if not measured:
+                return output, self.no_statistics()
+            return output, token_statistics(student, teacher, batch, len(self.skills))
+
+        return self.student(batch, then)
+
+    def micro_batches(self, batch: Batch) -> list[Batch]:
+        """The batch in pieces, as many on every rank."""
+        pieces = batch.split(self.micro_batch_rows, self.micro_batch_tokens)
+        if self.trainer.world_size > 1:
+            most = torch.tensor(len(pieces), device=self.device)
+            most = self.trainer.strategy.reduce(most, reduce_op="max")  # type: ignore[assignment]
+            pieces += [pieces[0].masked()] * (int(most) - len(pieces))
+        return pieces
+
+    def synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """Exchange gradients between ranks on the last micro-batch only."""
+        strategy = self.trainer.strategy
+        if last or not isinstance(strategy, ParallelStrategy):
+            return nullcontext()
+        return strategy.block_backward_sync()
+
+    def over_ranks(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over all ranks, in one exchange."""
+        if self.trainer.world_size == 1:
+            return dict(values)
+        stacked = torch.stack([v.detach().to(self.device, torch.float64) for v in values.values()])
+        total: Any = self.trainer.strategy.reduce(stacked, reduce_op="sum")
+        return dict(zip(values, total.unbind(), strict=True))
+
+    def clip(self) -> Tensor:
+        """The gradient's 2-norm, and the gradient scaled down to the limit where it is above."""
+        limit = self.gradient_clip_norm if self.gradient_clip_norm is not None else float("inf")
+        trained = [p for p in self.parameters() if p.grad is not None]
+        return torch.nn.utils.clip_grad_norm_(trained, limit)
+
+    def guard(self, values: Mapping[str, Tensor], norm: Tensor, batch: Batch) -> None:
+        """Stop before the optimizer moves if a loss or the gradient is not finite, on all ranks."""
+        finite = torch.stack([*values.values(), norm.to(self.device)]).isfinite().all()
+        if bool(finite):
+            return
+        folder = Path(self.trainer.default_root_dir) / "not_finite"
+        state = folder / f"step-{self.trainer.global_step}.ckpt"
+        self.trainer.save_checkpoint(state)
+        rows = state.with_name(f"{state.stem}-rank-{self.global_rank}.json")
+        rows.write_text(json.dumps({"step": self.trainer.global_step, "ids": batch.ids}))
+        told = {name: float(value) for name, value in values.items()}
+        raise KDError(
+            f"loss {told}, gradient norm {float(norm)} at step {self.trainer.global_step}: stopped "
+            f"before the optimizer moved. Rows of this rank: {', '.join(batch.ids)}. The state is "
+            f"in {state}, the rows in {rows}; look at the rows, or lower the learning rate"
+        )
+
+    # ---- what is logged -----------------------------------------------------------------------
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """Names that `Batch.skill` points to."""
+        return getattr(getattr(self.trainer, "datamodule", None), "skills", None) or ("data",)
+
+    def no_statistics(self) -> Tensor:
+        """Zeros `[S, M]`."""
+        shape = (len(self.skills), len(STATISTICS))
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+    def log_step(
+        self, values: Mapping[str, Tensor], norm: Tensor, statistics: Tensor, lr: float
+    ) -> None:
+        """One exchange and one write for everything that a step shows."""
+        sums = self.over_ranks({"sums": statistics})["sums"]
+        table = by_skill(sums, self.skills, "train", bool(self.loss.needs))
+        loss = float(sum(values.values()))
+        table |= {"train/loss": loss, "train/lr": lr, "train/gradient_norm": float(norm)}
+        if len(values) > 1:
+            table |= {f"train/loss/{name}": float(value) for name, value in values.items()}
+        self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=1)
+        for logger in self.loggers:
+            logger.log_metrics(table, self.trainer.global_step)
+
+    # ---- validation, test, predict --------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+        self._statistics = self.no_statistics()
+        self._grades = GradeBook()
+        self._graded = 0
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.measure(batch, self.graded_rows - self._graded)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.measure(batch, len(batch))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        return self.answer(batch, len(batch))
+
+    def measure(self, batch: Batch, graded: int) -> None:
+        """Add a batch to the sums; let the student answer the first `graded` rows."""
+        output, statistics = self.run(batch, measured=True, teach=True)
+        for name, count in self.loss.count(batch).items():
+            self._counts[name] = self._counts.get(name, torch.zeros_like(count)) + count
+            value = output.terms[name].detach()
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._statistics += statistics
+        for answer in self.answer(batch, graded):
+            self._grades.add(answer["skill"], answer["grades"])
+            self._graded += 1
+
+    def answer(self, batch: Batch, rows: int) -> list[dict[str, Any]]:
+        """The student's answers to the first rows that ask for one, graded by their skill."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        asked = [e for e in batch.examples[: max(0, rows)] if not e.plain]
+        if data is None or not asked:
+            return []
+        made = self.student.generate([data.prompt_ids(e) for e in asked], self.answers)
+        return [
+            {
+                "id": example.id,
+                "skill": example.skill,
+                "answer": completion.text,
+                "finished": completion.finished,
+                "references": list(example.accepted),
+                "grades": data.grade(example, completion.text),
+            }
+            for example, completion in zip(asked, made, strict=True)
+        ]
+
+    def on_validation_epoch_end(self) -> None:
+        self.report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.report("test")
+
+    def report(self, prefix: str) -> None:
+        """Log what the epoch's sums say, the same on all ranks."""
+        counts, sums = self.over_ranks(self._counts), self.over_ranks(self._sums)
+        statistics = self.over_ranks({"sums": self._statistics})["sums"]
+        table = by_skill(statistics, self.skills, prefix, self.teacher is not None)
+        values = {name: float(sums[name] / counts[name].clamp_min(1e-9)) for name in counts}
+        table[f"{prefix}/loss"] = sum(values.values())
+        if len(values) > 1:
+            table |= {f"{prefix}/loss/{name}": value for name, value in values.items()}
+        table |= self._grades.means(prefix)
+        self.log_dict(table, batch_size=1)

@@ -1,0 +1,77 @@
+"""Kullback-Leibler divergences between teacher and student, in both directions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_lightning.errors import KDError
+from kd_lightning.losses.base import Divergence
+
+
+def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a || b) of log-probabilities `[N, V]`, `[N]`; neither may hold an infinity."""
+    return (log_a.exp() * (log_a - log_b)).sum(-1)
+
+
+class ForwardKL(Divergence):
+    r"""Cover everything that the teacher finds likely: KL(teacher || student).
+
+    .. math:: \mathrm{KL}(p \,\|\, q) = \sum_v p_v (\log p_v - \log q_v)
+
+    p is the teacher, q the student. The divergence itself, not the cross-entropy: the teacher's
+    entropy is subtracted, so the value is 0 at q = p. Gradient by the student's logits: (q - p)/T.
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+    """
+
+    name = "kl"
+
+    def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
+        return kl(log_t, log_s)
+
+
+class ReverseKL(Divergence):
+    r"""Stay within what the teacher finds likely: KL(student || teacher).
+
+    .. math:: \mathrm{KL}(q \,\|\, p) = \sum_v q_v (\log q_v - \log p_v)
+
+    p is the teacher, q the student. Exact over the vocabulary at each token; the prefix is given,
+    so nothing is propagated through sampled words.
+
+    Source: Gu, Dong, Wei, Huang 2024 (MiniLLM), arXiv 2306.08543, equation 1.
+    """
+
+    name = "reverse_kl"
+
+    def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
+        return kl(log_s, log_t)
+
+
+class SymmetricKL(Divergence):
+    r"""Both directions at once, mixed.
+
+    .. math:: w\,\mathrm{KL}(p \,\|\, q) + (1 - w)\,\mathrm{KL}(q \,\|\, p)
+
+    p is the teacher, q the student. w = 1/2 is *half* of Jeffreys' divergence
+    KL(p || q) + KL(q || p); w = 1 is `ForwardKL`, w = 0 `ReverseKL`.
+
+    Source: Jeffreys 1946, An invariant form for the prior probability in estimation problems.
+    """
+
+    name = "symmetric_kl"
+
+    def __init__(
+        self,
+        forward_weight: float = 0.5,
+        temperature: float = 1.0,
+        square_temperature: bool = False,
+    ) -> None:
+        """`forward_weight` [w]: the share of KL(teacher || student), 0 to 1."""
+        super().__init__(temperature, square_temperature)
+        if not 0 <= forward_weight <= 1:
+            raise KDError(f"forward_weight must lie between 0 and 1, not {forward_weight}")
+        self.forward_weight = forward_weight
+
+    def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
+        w = self.forward_weight
+        return ((w * log_t.exp() - (1 - w) * log_s.exp()) * (log_t - log_s)).sum(-1)

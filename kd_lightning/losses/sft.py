@@ -1,0 +1,28 @@
+"""Learning from words: supervised fine-tuning and sequence-level distillation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kd_lightning.losses.base import TokenLoss, Tokens
+from kd_lightning.types import Batch, Source
+
+
+class CrossEntropy(TokenLoss):
+    r"""Maximum likelihood of the given words: SFT on gold text, SeqKD on teacher text.
+
+    .. math:: \ell_n = -\log q(y_n \mid x, y_{<n})
+
+    Counts gold and teacher tokens; never the student's own (it would only confirm itself). Always
+    at temperature 1, over all of the student's own vocabulary rows.
+
+    Source: Kim, Rush 2016, arXiv 1606.07947, equation 6 (sequence-level distillation).
+    """
+
+    name = "ce"
+
+    def counted(self, batch: Batch) -> Tensor:
+        return super().counted(batch) * (batch.source != Source.STUDENT)[:, None]
+
+    def per_row(self, tokens: Tokens) -> Tensor:
+        return tokens.nll()

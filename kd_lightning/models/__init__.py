@@ -1,0 +1,1 @@
+"""Students and the parts that teachers share with them."""

@@ -1,0 +1,99 @@
+"""Text out of a causal language model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from kd_lightning.errors import KDError
+from kd_lightning.types import Completion, Sampling
+
+ROWS = 64
+"""Prompts that are answered at once."""
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the model's own list and the tokenizer's end token."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    assert isinstance(tokenizer.eos_token_id, int)
+    return sorted({*listed, tokenizer.eos_token_id})
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    rows: int = ROWS,
+) -> list[Completion]:
+    """One answer per prompt, prompts of similar length together, in evaluation mode."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(p) for p in prompts), default=0)
+    if limit is not None and longest >= limit:
+        raise KDError(
+            f"a prompt of {longest} tokens leaves no room for an answer in the model's {limit} "
+            "positions: shorten the prompts (data.max_length)"
+        )
+    ends = end_tokens(model, tokenizer)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Completion] = {}
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(sampling.seed)
+            for start in range(0, len(order), rows):
+                chosen = order[start : start + rows]
+                batch = [prompts[i] for i in chosen]
+                made = _generate(model, tokenizer, batch, sampling, ends, limit)
+                answers.update(zip(chosen, made, strict=True))
+    finally:
+        for module in training:
+            module.training = True
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    ends: list[int],
+    limit: int | None,
+) -> list[Completion]:
+    width = max(len(p) for p in prompts)
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
+    )
+    room = sampling.max_new_tokens if limit is None else limit - width
+    settings = copy.deepcopy(model.generation_config) or GenerationConfig()
+    settings.update(
+        max_new_tokens=min(sampling.max_new_tokens, room),
+        max_length=None,
+        do_sample=sampling.temperature > 0,
+        temperature=sampling.temperature if sampling.temperature > 0 else 1.0,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    assert isinstance(out, torch.Tensor)
+    return [_completion(row[width:].tolist(), ends, tokenizer) for row in out]
+
+
+def _completion(ids: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
+    stop = next((i for i, token in enumerate(ids) if token in ends), None)
+    kept = ids if stop is None else ids[: stop + 1]
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    assert isinstance(text, str)
+    return Completion(text.strip(), tuple(kept), stop is not None)

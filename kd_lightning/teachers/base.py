@@ -1,0 +1,58 @@
+"""Who knows: the interface of every teacher."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from kd_lightning.errors import KDError
+from kd_lightning.types import Batch, Completion, ModelOutput, Sampling, Signal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Teacher(ABC):
+    """A frozen source of knowledge.
+
+    Not a `torch.nn.Module`: it lives outside the student's module tree, so that it is never saved,
+    optimised, counted or put into training mode, and places itself in `materialize`.
+    """
+
+    offers: frozenset[Signal] = frozenset()
+    """What it can be asked for."""
+
+    name: str = ""
+    """How the run's record and the model card call it."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Its own tokenizer, or None where it speaks text only."""
+
+    @abstractmethod
+    def materialize(self, device: torch.device) -> None:
+        """Load, freeze and place the weights; a second call does nothing."""
+
+    def forward(self, batch: Batch, needs: frozenset[Signal]) -> ModelOutput:
+        """The signals `needs` for every position of the batch, without gradients."""
+        raise KDError(f"{type(self).__name__} has no forward pass: choose a teacher that has one")
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Completion]:
+        """One answer for each prompt (token ids of its own tokenizer)."""
+        raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
+
+    def check(self, needs: frozenset[Signal], who: str) -> None:
+        """Refuse at set-up what could only fail later."""
+        missing = sorted(needs - self.offers)
+        if missing:
+            raise KDError(
+                f"{who} needs {', '.join(missing)} of the teacher, and {type(self).__name__} "
+                f"offers {', '.join(sorted(self.offers)) or 'nothing'}: choose another loss or "
+                "teacher"
+            )

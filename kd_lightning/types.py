@@ -1,0 +1,257 @@
+"""The nouns that every part of the library shares.
+
+Shape legend: `B` sequences, `T` tokens, `V` vocabulary, `D` width (`D_s` student, `D_t` teacher),
+`K` top-k, `L` layers, `N` counted tokens of the batch, `S` skills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum, StrEnum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Target of a position that nothing is learned from."""
+
+
+class Signal(StrEnum):
+    """What a loss may need and a teacher may offer."""
+
+    LOGITS = "logits"
+    TOPK = "topk"
+    HIDDEN = "hidden"
+    ATTENTION = "attention"
+    LOGPROB = "logprob"
+    TEXT = "text"
+
+
+class Source(IntEnum):
+    """Whose words a row is made of. Hard-label cross-entropy never counts student text."""
+
+    GOLD = 0
+    TEACHER = 1
+    STUDENT = 2
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation (the Hugging Face convention)."""
+
+    role: str
+    """system, user, assistant or tool."""
+    content: str
+    """The text of the turn."""
+    weight: float | None = None
+    """How much the turn's tokens count in the loss; None: 1 for the assistant, 0 for the others."""
+
+    @property
+    def learned(self) -> float:
+        """The weight that holds for this turn."""
+        if self.weight is not None:
+            return self.weight
+        return 1.0 if self.role == "assistant" else 0.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation with what is needed to judge an answer to it."""
+
+    id: str
+    """Unique within its data set; named in every error about the row."""
+    messages: tuple[Message, ...]
+    """The whole conversation; the last assistant turn is the gold answer."""
+    references: tuple[str, ...] = ()
+    """Accepted answers for grading; empty: the gold answer is the only one."""
+    skill: str = ""
+    """Name under which its metrics are logged."""
+    source: Source = Source.GOLD
+    """Whose words the assistant turns are."""
+    plain: bool = False
+    """True: no template; the single message's text is the whole document (language modelling)."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Licence, generator, provenance, and whatever a grader needs."""
+
+    @classmethod
+    def dialogue(
+        cls, *, id: str, user: str, assistant: str, system: str | None = None, **more: Any
+    ) -> Example:
+        """A single exchange: optional system prompt, one question, one answer."""
+        head = (Message("system", system),) if system else ()
+        return cls(id, (*head, Message("user", user), Message("assistant", assistant)), **more)
+
+    @classmethod
+    def document(cls, *, id: str, text: str, **more: Any) -> Example:
+        """A text without roles, learned as a whole."""
+        return cls(id, (Message("assistant", text),), plain=True, **more)
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The turns before the last assistant turn: what a model is asked."""
+        last = max((i for i, m in enumerate(self.messages) if m.role == "assistant"), default=None)
+        return self.messages if last is None else self.messages[:last]
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn: the gold answer ('' where there is none)."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The texts that a grader compares with."""
+        return self.references or (self.answer,)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is drawn from a model."""
+
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+    temperature: float = 0.0
+    """0: greedy; otherwise the softmax temperature of sampling (not of the loss)."""
+    top_p: float = 1.0
+    """Nucleus sampling: the smallest set of tokens with at least this mass."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0: all."""
+    seed: int = 0
+    """Same seed, same prompts, same model: same text."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer drawn from a model."""
+
+    text: str
+    """Decoded, special tokens removed."""
+    tokens: tuple[int, ...]
+    """Generated ids, the end token included where it came."""
+    finished: bool
+    """False: cut at the length limit, without an end token."""
+
+
+@dataclass
+class Batch:
+    """What one rank contributes to one optimizer step. The causal shift is already made."""
+
+    input_ids: Tensor  # [B, T] int64
+    attention_mask: Tensor  # [B, T] int64, 1 where there is a token
+    targets: Tensor  # [B, T] int64: the token that position t must predict, or IGNORE
+    weights: Tensor  # [B, T] float32: how much that token counts; 0 where targets is IGNORE
+    source: Tensor  # [B] int64: a Source
+    skill: Tensor  # [B] int64: index into the data module's `skills`
+    ids: tuple[str, ...] = ()  # the rows' names, for messages
+    examples: tuple[Example, ...] = ()  # the rows themselves, for graders
+
+    def __len__(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    def _map(self, on_tensor: Callable[[Tensor], Tensor]) -> Batch:
+        changed = {
+            f.name: on_tensor(value)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **changed)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Page-locked copies, for asynchronous transfers (DataLoader's convention)."""
+        return self._map(Tensor.pin_memory)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows `start` to `stop`, without the columns that hold only their padding."""
+        width = int(self.attention_mask[start:stop].sum(1).max()) if stop > start else 0
+        cut = self._map(lambda x: x[start:stop, : max(width, 1)] if x.ndim > 1 else x[start:stop])
+        return replace(cut, ids=self.ids[start:stop], examples=self.examples[start:stop])
+
+    def split(self, rows: int | None = None, tokens: int | None = None) -> list[Batch]:
+        """Micro-batches of at most `rows` rows, or of at most `tokens` padded tokens.
+
+        A row longer than `tokens` forms a micro-batch of its own. With neither limit: the batch.
+        """
+        if rows is None and tokens is None:
+            return [self]
+        lengths = self.attention_mask.sum(1).tolist()
+        cuts, start, longest = [0], 0, 0
+        for i, length in enumerate(lengths):
+            longest = max(longest, length)
+            full = rows is not None and i - start >= rows
+            heavy = tokens is not None and longest * (i - start + 1) > tokens
+            if i > start and (full or heavy):
+                cuts.append(i)
+                start, longest = i, length
+        return [self.rows(a, b) for a, b in zip(cuts, [*cuts[1:], len(self)], strict=True)]
+
+    def masked(self) -> Batch:
+        """The first row with nothing to learn: keeps a rank in step with the others."""
+        row = self.rows(0, 1)
+        return replace(
+            row,
+            targets=torch.full_like(row.targets, IGNORE),
+            weights=torch.zeros_like(row.weights),
+        )
+
+
+class Head(Protocol):
+    """From hidden states to logits, with everything that the model does after its last layer."""
+
+    vocab: int
+    """Number of ids that the tokenizer knows; rows beyond are padding."""
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """`[N, D]` to logits `[N, rows]`, `rows >= vocab`."""
+        ...
+
+
+@dataclass
+class ModelOutput:
+    """What a model's forward gives to a loss; logits exist only where somebody projects."""
+
+    hidden: Tensor  # [B, T, D] after the final norm
+    head: Head  # D -> V
+    layers: tuple[Tensor, ...] = ()  # L x [B, T, D], only if a loss needs them
+    attention: tuple[Tensor, ...] = ()  # L x [B, heads, T, T], only if a loss needs them
+
+    @property
+    def logits(self) -> Tensor:
+        """`[B, T, rows]`, projected anew at each access: for tests and small models."""
+        return self.head(self.hidden)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Sums, never means: the Distiller divides each term by its own global count."""
+
+    terms: Mapping[str, Tensor]  # name -> [] sum, already weighted
+    logs: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [] detached sum
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; equal on all ranks."""
+
+    step: int
+    """Optimizer steps done."""
+    total: int
+    """Optimizer steps planned; 0 where unknown."""
+
+    @property
+    def fraction(self) -> float:
+        """0 at the start, 1 at the end (0 where the end is unknown)."""
+        return min(1.0, self.step / self.total) if self.total > 0 else 0.0
+
+
+Conversation = Sequence[Message]
+
+
+def iterate(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Each micro-batch with whether it is the last."""
+    for i, batch in enumerate(batches):
+        yield batch, i == len(batches) - 1
