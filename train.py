@@ -1,8 +1,7 @@
-"""Entry point of a checkout: the application's callbacks, then the command line."""
+"""Entry point of a checkout: the command line, with the application's callbacks beside it."""
 
 import sys
 
-import callbacks  # noqa: F401  (its class names become usable in configurations)
 from kd_lightning.cli import main
 
 if __name__ == "__main__":

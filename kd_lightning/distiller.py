@@ -107,7 +107,9 @@ class Distiller(LightningModule):
             )
         if self.teacher is not None:
             self.teacher.check(needs, type(self.loss).__name__)
-            if self.teacher.tokenizer is not None and (needs or Signal.LOGITS in self.teacher.offers):
+            if self.teacher.tokenizer is not None and (
+                needs or Signal.LOGITS in self.teacher.offers
+            ):
                 vocabulary.check_same(self.tokenizer, self.teacher.tokenizer)
         self.student: CausalLM = build_student(self.spec, self.tokenizer)
         if self.teacher is not None:
@@ -139,7 +141,8 @@ class Distiller(LightningModule):
         optimizer: Any = self.optimizers()
         self.loss.begin_step(self.progress)
         counts = self.over_ranks(self.loss.count(batch))
-        logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logged = (self.trainer.global_step + 1) % every == 0
         terms = {name: torch.zeros_like(value) for name, value in counts.items()}
         statistics = self.no_statistics()
         for micro, last in iterate(self.micro_batches(batch)):
@@ -175,7 +178,8 @@ class Distiller(LightningModule):
                 return output, self.no_statistics()
             return output, token_statistics(student, teacher, batch, len(self.skills))
 
-        return self.student(batch, then)
+        made: tuple[LossOutput, Tensor] = self.student(batch, then)
+        return made
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """The batch in pieces, as many on every rank."""

@@ -63,10 +63,16 @@ class KDTrainer(Trainer):
         from kd_lightning.evaluation.export import export
 
         data = self.prepare(model, datamodule, ckpt_path, None)
-        export(model, Path(output) if output else Path(self.default_root_dir) / "student", data=data)
+        export(
+            model, Path(output) if output else Path(self.default_root_dir) / "student", data=data
+        )
 
     def prepare(
-        self, model: Distiller, datamodule: LightningDataModule, ckpt_path: str | None, split: str | None
+        self,
+        model: Distiller,
+        datamodule: LightningDataModule,
+        ckpt_path: str | None,
+        split: str | None,
     ) -> KDDataModule:
         """Build student, teacher and data in this process, outside any loop."""
         from kd_lightning.data.base import KDDataModule

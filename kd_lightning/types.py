@@ -150,7 +150,7 @@ class Batch:
         return int(self.input_ids.shape[0])
 
     def _map(self, on_tensor: Callable[[Tensor], Tensor]) -> Batch:
-        changed = {
+        changed: dict[str, Any] = {
             f.name: on_tensor(value)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

@@ -3,4 +3,4 @@
 from kd_lightning.discovery import import_submodules
 from kd_lightning.losses.base import Loss
 
-__all__ = import_submodules(__name__, Loss, globals())  # noqa: PLE0605
+__all__ = import_submodules(__name__, Loss, globals())

@@ -34,16 +34,29 @@ def token_statistics(
 
     With teacher p and student q over the shared ids: `kl` = KL(p||q), `reverse_kl` = KL(q||p),
     `jsd` = the Jensen-Shannon divergence at beta = 1/2, `agreement` = argmax p equals argmax q,
-    entropies in nats; `ce` and `teacher_ce` are -log p(target). Without a teacher its columns are 0.
+    entropies in nats; `ce` and `teacher_ce` are -log p(target). Without a teacher: 0.
     """
-    targets = batch.targets.flatten()
-    skill = batch.skill[:, None].expand_as(batch.targets).flatten()
-    rows = (targets != IGNORE).nonzero().squeeze(-1)
+    groups = batch.skill[:, None].expand_as(batch.targets)[None]
+    return grouped_statistics(student, teacher, batch, groups, skills)
+
+
+@torch.no_grad()
+def grouped_statistics(
+    student: ModelOutput, teacher: ModelOutput | None, batch: Batch, groups: Tensor, size: int
+) -> Tensor:
+    """The same sums over other groups of tokens, `[size, M]`: by row, by position, ...
+
+    `groups [G, B, T]` names G groups below `size` for every position.
+    """
+    rows = (batch.targets.flatten() != IGNORE).nonzero().squeeze(-1)
+    flat = groups.flatten(1)
 
     def sums(tokens: Tokens, index: Tensor) -> Tensor:
-        table = _columns(tokens)
-        out = table.new_zeros(skills, len(STATISTICS), dtype=torch.float64)
-        return out.index_add_(0, skill[index], table.double())
+        table = _columns(tokens).double()
+        out = table.new_zeros(size, len(STATISTICS))
+        for group in flat:
+            out.index_add_(0, group[index], table)
+        return out
 
     return over_tokens(sums, student, teacher, batch, rows)
 

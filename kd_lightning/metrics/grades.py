@@ -35,5 +35,7 @@ class GradeBook:
                 overall[name] = (a + total, b + count)
         table = {f"{prefix}/{name}": total / count for name, (total, count) in overall.items()}
         if len({skill for skill, _ in merged}) > 1:
-            table |= {f"{prefix}/{n}/{s}": total / count for (s, n), (total, count) in merged.items()}
+            table |= {
+                f"{prefix}/{n}/{s}": total / count for (s, n), (total, count) in merged.items()
+            }
         return table

@@ -22,8 +22,28 @@ from kd_lightning.types import Batch, Completion, ModelOutput, Sampling
 R = TypeVar("R")
 
 EXACT = frozenset(
-    "llama qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3_text mistral mixtral phi3 gpt2 "
-    "gpt_neox granite cohere cohere2 olmo olmo2 smollm3 opt".split()
+    [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "qwen2_moe",
+        "qwen3_moe",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "mistral",
+        "mixtral",
+        "phi3",
+        "gpt2",
+        "gpt_neox",
+        "granite",
+        "cohere",
+        "cohere2",
+        "olmo",
+        "olmo2",
+        "smollm3",
+        "opt",
+    ]
 )
 """Model types whose head on the backbone's last hidden state is known to give their logits."""
 
@@ -78,9 +98,7 @@ class CausalLM(nn.Module):
     def forward(self, batch: Batch) -> ModelOutput: ...
     @overload
     def forward(self, batch: Batch, then: Callable[[ModelOutput], R]) -> R: ...
-    def forward(
-        self, batch: Batch, then: Callable[[ModelOutput], Any] | None = None
-    ) -> Any:
+    def forward(self, batch: Batch, then: Callable[[ModelOutput], Any] | None = None) -> Any:
         """Hidden states, and on them `then`: a loss runs inside the forward, head at hand.
 
         Sharding wrappers gather the head's weights around this call only, so a loss is handed in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -86,8 +87,9 @@ def _generate(
         pad_token_id=pad,
         use_cache=True,
     )
-    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-    assert isinstance(out, torch.Tensor)
+    out: Any = model.generate(  # type: ignore[operator]
+        input_ids=ids, attention_mask=mask, generation_config=settings
+    )
     return [_completion(row[width:].tolist(), ends, tokenizer) for row in out]
 
 

@@ -51,6 +51,7 @@ def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
         ) from error
     if config.is_encoder_decoder:
         raise KDError(f"{path} is an encoder-decoder; only causal language models are supported")
+    assert isinstance(config, PretrainedConfig)
     return config
 
 
@@ -92,7 +93,9 @@ def new_model(config: dict[str, Any], dtype: str, attention: str) -> PreTrainedM
             made, dtype=DTYPES.get(dtype, torch.float32), attn_implementation=attention
         )
     except (ValueError, TypeError, KeyError, ImportError) as error:
-        raise KDError(f"cannot build a model from model.student.config: {_first_line(error)}") from error
+        raise KDError(
+            f"cannot build a model from model.student.config: {_first_line(error)}"
+        ) from error
     assert isinstance(model, PreTrainedModel)
     return model
 

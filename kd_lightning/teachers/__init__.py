@@ -3,4 +3,4 @@
 from kd_lightning.discovery import import_submodules
 from kd_lightning.teachers.base import Teacher
 
-__all__ = import_submodules(__name__, Teacher, globals())  # noqa: PLE0604
+__all__ = import_submodules(__name__, Teacher, globals())

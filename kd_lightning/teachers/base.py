@@ -41,9 +41,7 @@ class Teacher(ABC):
         """The signals `needs` for every position of the batch, without gradients."""
         raise KDError(f"{type(self).__name__} has no forward pass: choose a teacher that has one")
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One answer for each prompt (token ids of its own tokenizer)."""
         raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
 

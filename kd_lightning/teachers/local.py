@@ -79,7 +79,8 @@ class LocalTeacher(Teacher):
     def forward(self, batch: Batch, needs: frozenset[Signal]) -> ModelOutput:
         self.model.eval()  # cheap, and a caller's `.train()` must not switch dropout on
         with torch.inference_mode():
-            return self.model(batch)
+            output: ModelOutput = self.model(batch)
+            return output
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         return self.model.generate(prompts, sampling)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from kd_lightning.errors import KDError
 
 CONSONANTS = "bcdfghjklmnprstvwz"
 VOWELS = "aeiou"
@@ -32,33 +35,25 @@ def word(rng: random.Random, least: int, most: int) -> str:
 
 
 def column_sum(a: int, b: int, carrying: bool) -> str:
-    """Addition in writing, from the ones up: `347 + 285` is `7+5=12 4+8+1=13 3+2+1=6 so 632`."""
-    steps: list[str] = []
-    digits: list[str] = []
-    carry = 0
-    columns = list(zip(reversed(str(a)), reversed(str(b)), strict=True))
-    for x, y in columns:
-        total = int(x) + int(y) + carry
-        steps.append(f"{x}+{y}{f'+{carry}' if carry else ''}={total}")
-        digits.append(str(total % 10))
-        carry = total // 10 if carrying else 0
-    if total > 9:
-        digits.append("1")
-    return f"{' '.join(steps)} so {''.join(reversed(digits))}"
+    """Two numbers of two digits, added in writing: 47 and 38 are `7+8=15 4+3+1=8 so 85`."""
+    ones = a % 10 + b % 10
+    carry = ones // 10 if carrying else 0
+    tens = a // 10 + b // 10 + carry
+    carried = f"+{carry}" if carry else ""
+    steps = f"{a % 10}+{b % 10}={ones} {a // 10}+{b // 10}{carried}={tens}"
+    return f"{steps} so {tens}{ones % 10}"
 
 
 def addition(rng: random.Random) -> Item:
-    """Two numbers of three digits, added in writing; the slip forgets every carry."""
-    a, b = rng.randint(100, 999), rng.randint(100, 999)
-    return Item(
-        "addition", f"What is {a} + {b}?", column_sum(a, b, True), column_sum(a, b, False)
-    )
+    """Two numbers of two digits, added in writing; the slip forgets to carry."""
+    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    return Item("addition", f"What is {a}+{b}?", column_sum(a, b, True), column_sum(a, b, False))
 
 
 def reversal(rng: random.Random) -> Item:
     """A word backwards; the slip leaves the first letter where it is."""
     text = word(rng, 4, 7)
-    return Item("reversal", f"Spell {text} backwards.", text[::-1], text[0] + text[:0:-1])
+    return Item("reversal", f"Reverse {text}.", text[::-1], text[0] + text[:0:-1])
 
 
 def sorting(rng: random.Random) -> Item:
@@ -69,25 +64,19 @@ def sorting(rng: random.Random) -> Item:
 
 
 def endings(rng: random.Random) -> Item:
-    """The last letters of three words, in capitals; the slip takes the first letters."""
-    words = [word(rng, 3, 5) for _ in range(3)]
-    return Item(
-        "endings",
-        f"Last letters of {' '.join(words)} in capitals?",
-        "".join(w[-1] for w in words).upper(),
-        "".join(w[0] for w in words).upper(),
-    )
+    """The last letters of three words; the slip takes the first letters."""
+    words = [word(rng, 3, 4) for _ in range(3)]
+    ends, starts = ("".join(w[i] for w in words) for i in (-1, 0))
+    return Item("endings", f"Last letters of {' '.join(words)}?", ends, starts)
 
 
 def lookup(rng: random.Random) -> Item:
-    """Who has how many, read from a line above; the slip reads the neighbour's number."""
-    names = rng.sample(NAMES, 4)
+    """A number read from a list of names; the slip reads the neighbour's."""
+    names = rng.sample(NAMES, 3)
     numbers = [str(rng.randint(10, 99)) for _ in names]
-    asked = rng.randrange(4)
+    asked = rng.randrange(3)
     line = ", ".join(f"{n} {k}" for n, k in zip(names, numbers, strict=True))
-    return Item(
-        "lookup", f"{line}. How many has {names[asked]}?", numbers[asked], numbers[asked - 1]
-    )
+    return Item("lookup", f"{line}. {names[asked]}?", numbers[asked], numbers[asked - 1])
 
 
 FAMILIES: dict[str, Callable[[random.Random], Item]] = {
@@ -100,12 +89,33 @@ FAMILIES: dict[str, Callable[[random.Random], Item]] = {
 """Name of each family to what draws one item of it."""
 
 
-def items(family: str, seed: int) -> Iterator[Item]:
-    """Endless distinct items of a family; the same seed gives the same items."""
-    rng = random.Random(f"{family}/{seed}")
-    seen: set[str] = set()
-    while True:
+SHARES = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}
+"""Which eighths of all prompts a split draws from."""
+
+PATIENCE = 2000
+"""Draws without a new item after which a family counts as used up."""
+
+
+def eighth(prompt: str) -> int:
+    """0 to 7, a function of the prompt alone: no seed or size can put it into two splits."""
+    return hashlib.sha256(prompt.encode()).digest()[0] % 8
+
+
+def draw(family: str, split: str, count: int, seed: int) -> list[Item]:
+    """Distinct items of a family in a split; the same seed gives the same items."""
+    rng = random.Random(f"{family}/{split}/{seed}")
+    made: dict[str, Item] = {}
+    idle = 0
+    while len(made) < count:
         item = FAMILIES[family](rng)
-        if item.prompt not in seen:
-            seen.add(item.prompt)
-            yield item
+        if item.prompt in made or eighth(item.prompt) not in SHARES[split]:
+            idle += 1
+            if idle == PATIENCE:
+                raise KDError(
+                    f"the family {family} has about {len(made)} prompts for {split}, {count} are "
+                    "asked for: lower the number of rows"
+                )
+            continue
+        made[item.prompt] = item
+        idle = 0
+    return list(made.values())

@@ -1,0 +1,377 @@
+"""A skill is one class: where its rows come from, how one becomes a conversation, how an answer
+to it is judged.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lightning import LightningDataModule
+
+from kd_lightning.data.collate import Collate
+from kd_lightning.data.encoding import Encoded, Encoder
+from kd_lightning.data.length import Lengths, Truncation
+from kd_lightning.data.loader import ResumableLoader, make_loader
+from kd_lightning.data.rows import Row
+from kd_lightning.data.sampler import GlobalSampler, InOrder, Order, Shuffled
+from kd_lightning.data.sources import SPLITS
+from kd_lightning.data.splits import Splits
+from kd_lightning.data.stream import StreamLoader
+from kd_lightning.data.summary import Summary, show
+from kd_lightning.errors import KDError
+from kd_lightning.types import Batch, Example, Message
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+    from transformers import PreTrainedTokenizerBase
+
+STAGES = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+"""Which splits a stage of the trainer reads."""
+
+
+class KDDataModule(LightningDataModule, ABC):
+    """Rows of a skill, rendered, encoded, counted and served in a resumable order.
+
+    A subclass writes `render` and `grade`, names its columns in `fields`, and overrides `rows`
+    only where the rows do not come from a file.
+    """
+
+    fields: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Our names of the columns that `render` reads, each with the usual other names of it."""
+
+    def __init__(
+        self,
+        path: str | dict[str, str] | None = None,
+        *,
+        validation: str | None = None,
+        test: str | None = None,
+        validation_share: float = 0.05,
+        subset: str | None = None,
+        revision: str | None = None,
+        streaming: bool = False,
+        columns: dict[str, str] | None = None,
+        tokenizer: str | None = None,
+        template: str = "auto",
+        template_arguments: dict[str, Any] | None = None,
+        system: str | None = None,
+        max_length: int = 1024,
+        truncation: Literal["error", "drop", "left", "right"] = "error",
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+        limit_train: int | None = None,
+        limit_validation: int | None = None,
+        limit_test: int | None = None,
+    ) -> None:
+        """Store the settings; nothing is read before `setup`.
+
+        Args:
+            path: File (jsonl, json, csv, tsv, parquet, txt), pattern with *, folder, data set saved
+                to disk, or name on the hub; or one for each split, by its name.
+            validation: The same for validation rows; None: the path's own split, else a share held
+                back from the training rows.
+            test: The same for test rows; None: the path's own split, else the validation rows.
+            validation_share: Share of the training rows held back for validation (by the seed)
+                where nothing else gives validation rows.
+            subset: Name of the subset (configuration) of a hub data set.
+            revision: Commit, tag or branch of a hub data set.
+            streaming: Read the training rows while training instead of before it; needs
+                limit_train (the rows of an epoch) and validation rows of their own.
+            columns: Our field to your column, for example `prompt: question` or
+                `answer: instances.0.output`.
+            tokenizer: Folder or hub name of the tokenizer; None: the student's.
+            template: Chat template: `auto` (the tokenizer's, else plain), `plain`, or a jinja file.
+            template_arguments: Further arguments of the template, for example
+                `enable_thinking: false`.
+            system: System prompt put before every conversation that has none.
+            max_length: Most tokens of a row.
+            truncation: What happens to a longer row: `error` stops and names it, `drop` leaves it
+                out, `left` cuts the oldest prompt tokens, `right` the end of the answer.
+            batch_size: Rows of one rank in one optimizer step.
+            eval_batch_size: Rows of one rank in one evaluation batch; None: batch_size.
+            shuffle: Whether each epoch has its own order (a function of seed and epoch).
+            seed: Seed of the order and of the held-back share.
+            num_workers: Processes that collate batches in advance.
+            limit_train: Use the first so many training rows; None: all.
+            limit_validation: The same for validation rows.
+            limit_test: The same for test rows.
+        """
+        super().__init__()
+        paths = path if isinstance(path, dict) else {"train": path}
+        if validation is not None:
+            paths = {**paths, "validation": validation}
+        if test is not None:
+            paths = {**paths, "test": test}
+        self.splits = Splits(
+            paths,
+            share=validation_share,
+            seed=seed,
+            subset=subset,
+            revision=revision,
+            streaming=streaming,
+        )
+        self.validation_share = validation_share
+        self.streaming = streaming
+        self.columns = columns or {}
+        self.tokenizer_path = tokenizer
+        self.template = template
+        self.template_arguments = template_arguments
+        self.system = system
+        self.max_length = max_length
+        self.truncation: Truncation = truncation
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_workers = num_workers
+        self.limits = {
+            "train": limit_train,
+            "validation": limit_validation,
+            "test": limit_test,
+        }
+        self.summary: dict[str, Summary] = {}
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._encoder: Encoder | None = None
+        self._rows: dict[str, list[Encoded]] = {}
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("max_length", "batch_size", "eval_batch_size"):
+            least = 2 if name == "max_length" else 1
+            if getattr(self, name) < least:
+                raise KDError(f"--data.{name} must be at least {least}")
+        if not 0 <= self.validation_share < 1:
+            raise KDError("--data.validation_share must be at least 0 and below 1")
+        known = {*self.fields, "id"}
+        if self.fields and (odd := set(self.columns) - known):
+            raise KDError(
+                f"--data.columns: {min(odd)} is no field of {type(self).__name__}: "
+                f"use {', '.join(sorted(known))}"
+            )
+
+    # What a skill writes
+
+    @abstractmethod
+    def render(self, row: Row) -> Example:
+        """How a row becomes a conversation."""
+
+    @abstractmethod
+    def grade(self, example: Example, answer: str) -> dict[str, float]:
+        """How an answer is judged: name to 0..1, the skill's headline metric first."""
+
+    def rows(self, split: str) -> Iterable[Row] | Iterable[Mapping[str, Any]]:
+        """Where the rows of `train`, `validation` or `test` come from."""
+        for found in self.splits.read(split):
+            yield Row(
+                found.values,
+                place=found.place,
+                id=found.id,
+                split=split,
+                columns=self.columns,
+                aliases=self.fields,
+            )
+
+    # What a run asks for
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """Names under which metrics are logged; `Batch.skill` counts in them."""
+        return (re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower(),)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer: one that was set, the configured one, or the student's."""
+        if self._tokenizer is None:
+            if self.tokenizer_path is not None:
+                self._tokenizer = _load_tokenizer(self.tokenizer_path)
+            elif self.trainer is not None:
+                module: Any = self.trainer.lightning_module
+                self._tokenizer = module.tokenizer
+            else:
+                raise KDError("the data has no tokenizer yet: set --data.tokenizer=<folder>")
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = None
+        self._rows.clear()
+        self.summary.clear()
+
+    @property
+    def encoder(self) -> Encoder:
+        """Makes ids of examples; needs the tokenizer."""
+        if self._encoder is None:
+            self._encoder = Encoder(self.tokenizer, self.template, self.template_arguments)
+        return self._encoder
+
+    def examples(self, split: str) -> list[Example]:
+        """The examples of a split that the length policy kept, each once."""
+        unique = {id(row.example): row.example for row in self.encoded(split)}
+        return list(unique.values())
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The ids that a model is given to answer the example."""
+        return self.encoder.prompt(example)
+
+    def encode(self, example: Example) -> Encoded:
+        """The ids of the whole example, with the weights of its tokens."""
+        if example.plain:
+            return self.encoder.document(example, example.meta.get("end", "eos"))
+        return self.encoder.conversation(example)
+
+    def prepare_data(self) -> None:
+        """Download, once per machine."""
+        self.splits.download()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, encode and count the splits that the stage needs, and print the table."""
+        wanted = STAGES[stage] if stage is not None else SPLITS
+        new = [split for split in wanted if split not in self._rows]
+        for split in new:
+            if not (self.streaming and split == "train"):
+                self.encoded(split)
+        if made := {split: self.summary[split] for split in new if split in self.summary}:
+            show(made)
+
+    def encoded(self, split: str) -> list[Encoded]:
+        """The encoded rows of a split."""
+        if split not in SPLITS:
+            raise KDError(f"{split} is no split: use one of {', '.join(SPLITS)}")
+        if split not in self._rows:
+            self._rows[split] = self._encode_split(split)
+        return self._rows[split]
+
+    # From rows to encoded rows
+
+    def rendered(self, split: str) -> Iterator[Example]:
+        """The examples of a split, before the length policy."""
+        for row in islice(self.placed(split), self.limits[split]):
+            yield self.example(row)
+
+    def placed(self, split: str) -> Iterator[Row]:
+        """The rows of a split; those that say no place get one."""
+        for number, row in enumerate(self.rows(split)):
+            if isinstance(row, Row):
+                yield row
+            else:
+                place = f"{type(self).__name__}, {split} row {number}"
+                yield Row(row, place=place, id=f"{split}:{number}", split=split)
+
+    def example(self, row: Row) -> Example:
+        """The row rendered, with the system prompt and the name of the skill."""
+        example = self.render(row)
+        if self.system and not example.plain and example.messages[0].role != "system":
+            messages = (Message("system", self.system), *example.messages)
+            example = replace(example, messages=messages)
+        return example if example.skill else replace(example, skill=self.skills[0])
+
+    def lengths(self, split: str) -> Lengths:
+        """A fresh length policy; test rows may lack an answer."""
+        return Lengths(self.max_length, self.truncation, self.encoder.bos, split == "test")
+
+    def _encode_split(self, split: str) -> list[Encoded]:
+        lengths = self.lengths(split)
+        kept = [part for e in self.rendered(split) for part in lengths.apply(self.encode(e))]
+        if not kept:
+            why = ", ".join(f"{n} {reason}" for reason, n in lengths.dropped.items())
+            raise KDError(
+                f"{type(self).__name__}: no row of {split} is left ({why or 'there was none'}): "
+                "check --data.path, or raise --data.max_length"
+            )
+        self.summary[split] = Summary.of(kept, lengths.truncated, lengths.dropped)
+        return kept
+
+    # Loaders
+
+    def train_order(self) -> tuple[Order, int]:
+        """The order of an epoch's rows, and how many they are."""
+        rows = len(self.encoded("train"))
+        return (Shuffled(rows) if self.shuffle else InOrder(rows)), rows
+
+    def train_dataloader(self) -> ResumableLoader | StreamLoader | DataLoader[Batch]:
+        """Batches for training; their position is saved in checkpoints."""
+        if self.streaming:
+            return self._stream()
+        if getattr(self.trainer, "overfit_batches", 0):
+            return self._eval_loader("train")
+        order, total = self.train_order()
+        sampler = self._sampler(order, total, self.batch_size)
+        return ResumableLoader(self._loader("train", sampler), sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches for validation, in order."""
+        return self._eval_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches for the test, in order."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test batches."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+        total = len(self.encoded(split))
+        size = self.batch_size if split == "train" else self.eval_batch_size
+        return self._loader(split, self._sampler(InOrder(total), total, size))
+
+    def _loader(self, split: str, sampler: GlobalSampler) -> DataLoader[Batch]:
+        return make_loader(self.encoded(split), sampler, self.collate(), **self._settings())
+
+    def collate(self) -> Collate:
+        """Makes batches of encoded rows."""
+        tokenizer = self.tokenizer
+        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        pad = next(int(value) for value in candidates if value is not None)
+        return Collate(pad, {skill: i for i, skill in enumerate(self.skills)})
+
+    def _ranks(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _sampler(self, order: Order, total: int, batch_size: int) -> GlobalSampler:
+        rank, world = self._ranks()
+        return GlobalSampler(order, total, batch_size, rank, world, self.seed)
+
+    def _settings(self) -> dict[str, Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_gpu,
+        }
+
+    def _stream(self) -> StreamLoader:
+        total = self.limits["train"]
+        if total is None:
+            raise KDError("streaming needs --data.limit_train=<rows of an epoch>")
+        sampler = self._sampler(InOrder(total), total, self.batch_size)
+        return StreamLoader(self, sampler, self.shuffle, self._settings())
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise KDError(
+            f"--data.tokenizer: {name} is no tokenizer folder or hub name ({reason})"
+        ) from None
+    return loaded

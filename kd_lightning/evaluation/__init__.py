@@ -1,0 +1,1 @@
+"""Student beside teacher beside baseline: measurements, tables, plots, export."""

@@ -1,0 +1,225 @@
+"""Where a run's curves go: into its folder, and to dashboards."""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import netrc
+import os
+import urllib.error
+import urllib.request
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+
+class InRunFolder:
+    """A logger that writes into the run's folder unless it was given another one."""
+
+    folder: str | None = None
+
+    @property
+    def save_dir(self) -> str:
+        """The folder; the working directory as long as no run has placed it."""
+        return self.folder or "."
+
+
+def place_loggers(loggers: Iterable[Logger], folder: str | Path) -> None:
+    """Tell the loggers that were not given a folder where the run's is."""
+    for logger in loggers:
+        if isinstance(logger, InRunFolder) and logger.folder is None:
+            logger.folder = str(folder)
+
+
+class MetricsFile(InRunFolder, Logger):
+    """Every logged value in `<run>/metrics.csv`, one row a step, written at once.
+
+    A column that comes later is added; a run that continues in the same folder appends.
+    """
+
+    def __init__(self, save_dir: str | None = None) -> None:
+        """`save_dir`: None: the run's folder."""
+        super().__init__()
+        self.folder = save_dir
+        self._columns: list[str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.save_dir) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the run's folder holds the whole configuration as config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {
+            "step": "" if step is None else int(step),
+            **{k: float(v) for k, v in metrics.items()},
+        }
+        if self._columns is None:
+            self._columns = self._start()
+        new = [name for name in row if name not in self._columns]
+        if new:
+            rows = read_metrics(self.path)
+            self._columns = [*self._columns, *new]
+            with self.path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(rows)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _start(self) -> list[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv, as text."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TensorBoardRun(InRunFolder, TensorBoardLogger):
+    """TensorBoard in `<run>/tensorboard`."""
+
+    def __init__(self, save_dir: str | None = None) -> None:
+        """`save_dir`: None: the run's folder."""
+        super().__init__(save_dir=save_dir or ".", name="tensorboard", version="")
+        self.folder = save_dir
+
+    @property
+    def root_dir(self) -> str:
+        return str(Path(self.save_dir) / "tensorboard")
+
+    @property
+    def log_dir(self) -> str:
+        return self.root_dir
+
+
+class WandbRun(InRunFolder, WandbLogger):
+    """Weights & Biases: online where a key is configured and the service answers, else offline."""
+
+    def __init__(
+        self,
+        project: str = "kd_lightning",
+        save_dir: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        mode: Literal["auto", "online", "offline"] = "auto",
+        entity: str | None = None,
+        id: str | None = None,
+    ) -> None:
+        """A run on the dashboard.
+
+        Args:
+            project: where the run is listed.
+            save_dir: folder that holds `wandb/`; None: the run's folder.
+            name: the run's name on the dashboard.
+            group: runs that belong together.
+            tags: words to find the run by.
+            mode: auto looks for a key and for the service when the run starts.
+            entity: team or user.
+            id: continue the run of this id.
+        """
+        super().__init__(name=name, project=project, id=id)
+        self.folder = save_dir
+        self.mode = mode
+        self._run: dict[str, Any] = {
+            "project": project,
+            "name": name,
+            "group": group,
+            "tags": tags,
+            "entity": entity,
+            "id": id,
+        }
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run; the first access starts it."""
+        if self._experiment is None:
+            import wandb
+
+            mode: Any = os.environ.get("WANDB_MODE") or self._mode()
+            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+            run = wandb.init(
+                **self._run,
+                dir=self.save_dir,
+                mode=mode,
+                resume="allow",
+                settings=wandb.Settings(silent=mode == "offline"),
+            )
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            self._experiment = run
+        return self._experiment
+
+    def _mode(self) -> str:
+        if self.mode != "auto":
+            return self.mode
+        reason = why_offline()
+        if reason is None:
+            return "online"
+        rank_zero_info(
+            f"Weights & Biases: {reason}, so this run is kept offline in "
+            f"{Path(self.save_dir) / 'wandb'} (later: wandb sync <folder>)"
+        )
+        return "offline"
+
+
+def why_offline(timeout: float = 2.0) -> str | None:
+    """Why a run cannot be online; None where a key is configured and the service answers."""
+    url = _service()
+    if not os.environ.get("WANDB_API_KEY") and not _in_netrc(url):
+        return "no key is configured (WANDB_API_KEY or wandb login)"
+    try:
+        urllib.request.urlopen(url, timeout=timeout).close()
+    except urllib.error.HTTPError:  # it answered
+        return None
+    except OSError:
+        return f"{url} does not answer"
+    return None
+
+
+def _service() -> str:
+    if url := os.environ.get("WANDB_BASE_URL"):
+        return url
+    folder = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    settings = configparser.ConfigParser()
+    settings.read(Path(folder).expanduser() / "settings")
+    return settings.get("default", "base_url", fallback="https://api.wandb.ai")
+
+
+def _in_netrc(url: str) -> bool:
+    named = os.environ.get("NETRC")
+    paths = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]
+    for path in (p.expanduser() for p in paths):
+        if path.is_file():
+            try:
+                return netrc.netrc(path).authenticators(urlsplit(url).hostname or "") is not None
+            except netrc.NetrcParseError as error:
+                rank_zero_info(f"{path} cannot be read ({error}): Weights & Biases has no key")
+    return False
