@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
-import inspect
 import logging
 import os
-import re
-import sys
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
@@ -30,8 +26,7 @@ import kd_lightning.tracking
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
-from kd_lightning.losses import Loss
-from kd_lightning.teachers import Teacher
+from kd_lightning.mistakes import nearest, one_sentence
 from kd_lightning.tracking import refuse_existing_run
 from kd_lightning.trainer import KDTrainer
 
@@ -47,7 +42,7 @@ class KDParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("usage", "kd <command> [-c FILE.yaml ...] [--key.of.the.config=value ...]")
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise KDError(one_sentence(message)) from ex
@@ -127,7 +122,7 @@ class KDCLI(LightningCLI):
 def run(argv: Sequence[str], commands: Sequence[str]) -> KDCLI:
     """Parse, build and run a command."""
     if argv[0] not in commands and not argv[0].startswith("-"):
-        raise KDError(f"there is no command `{argv[0]}`{_nearest(argv[0], commands)}")
+        raise KDError(f"there is no command `{argv[0]}`{nearest(argv[0], commands)}")
     for name in PLUGINS:
         if importlib.util.find_spec(name) is not None:
             importlib.import_module(name)
@@ -161,49 +156,3 @@ def quiet() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-
-
-# ---- errors --------------------------------------------------------------------------------
-
-_NOISE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?\s*")
-
-
-def one_sentence(message: str) -> str:
-    """The part of a parser's message that a person needs, with the nearest known class name."""
-    key = _NOISE.search(message)
-    flat = " ".join(message.split())
-    unknown = re.search(
-        r"'?class_path'?.{0,40}?'(?P<name>[\w.]+)'|\b(?P<bare>[A-Z]\w+)\b either not", flat
-    )
-    text = flat
-    if unknown:
-        name = unknown["name"] or unknown["bare"]
-        text = f"unknown class `{name}`{_nearest(name, _known_classes())}"
-    if key and f"--{key['key']}" not in text:
-        text = f"--{key['key']}: {_NOISE.sub('', text)}"
-    return text if len(text) < 600 else text[:600] + " ..."
-
-
-def _known_classes() -> list[str]:
-    families = (Loss, Teacher, KDDataModule, kd_lightning.schedules.Schedule)
-    return sorted({c.__name__ for family in families for c in _concrete(family)})
-
-
-def _concrete(base: type) -> list[type]:
-    below = [c for child in base.__subclasses__() for c in [child, *_concrete(child)]]
-    return [c for c in below if not inspect.isabstract(c)]
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.split(".")[-1].lower(), lower, n=3, cutoff=0.5)
-    if near:
-        return f": did you mean {' or '.join(lower[n] for n in near)}?"
-    return f"; known are {', '.join(known)}"
-
-
-def entry() -> NoReturn:
-    """What `python -m` and scripts call."""
-    from kd_lightning.cli import main
-
-    sys.exit(main())

@@ -170,6 +170,7 @@ class WandbRun(InRunFolder, WandbLogger):
                 dir=self.save_dir,
                 mode=mode,
                 resume="allow",
+                reinit="finish_previous",  # a second fit in this process is a second run
                 settings=wandb.Settings(silent=mode == "offline"),
             )
             run.define_metric("trainer/global_step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from tests.tiny import save_model, tokenizer
 
 torch.set_num_threads(1)
+logging.raiseExceptions = False  # loggers keep the standard error of an earlier test
 
 ROOT = Path(__file__).parent.parent
 

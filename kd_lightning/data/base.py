@@ -143,6 +143,7 @@ class KDDataModule(LightningDataModule, ABC):
         }
         self.summary: dict[str, Summary] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._followed = False
         self._encoder: Encoder | None = None
         self._rows: dict[str, list[Encoded]] = {}
         self._check()
@@ -174,14 +175,7 @@ class KDDataModule(LightningDataModule, ABC):
     def rows(self, split: str) -> Iterable[Row] | Iterable[Mapping[str, Any]]:
         """Where the rows of `train`, `validation` or `test` come from."""
         for found in self.splits.read(split):
-            yield Row(
-                found.values,
-                place=found.place,
-                id=found.id,
-                split=split,
-                columns=self.columns,
-                aliases=self.fields,
-            )
+            yield self._row(found.values, found.place, found.id, split)
 
     # What a run asks for
 
@@ -193,23 +187,32 @@ class KDDataModule(LightningDataModule, ABC):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer: one that was set, the configured one, or the student's."""
+        if self._tokenizer is None and self.tokenizer_path is not None:
+            self._tokenizer = _load_tokenizer(self.tokenizer_path)
         if self._tokenizer is None:
-            if self.tokenizer_path is not None:
-                self._tokenizer = _load_tokenizer(self.tokenizer_path)
-            elif self.trainer is not None:
-                module: Any = self.trainer.lightning_module
-                self._tokenizer = module.tokenizer
-            else:
-                raise KDError("the data has no tokenizer yet: set --data.tokenizer=<folder>")
-        assert self._tokenizer is not None
+            self._follow()
+        if self._tokenizer is None:
+            raise KDError("the data has no tokenizer yet: set --data.tokenizer=<folder>")
         return self._tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._take(tokenizer)
+        self._followed = False
+
+    def _take(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._encoder = None
         self._rows.clear()
         self.summary.clear()
+
+    def _follow(self) -> None:
+        """Take the student's tokenizer, unless one was set; encode anew for another student."""
+        module: Any = getattr(self.trainer, "lightning_module", None)
+        free = self._followed or (self._tokenizer is None and self.tokenizer_path is None)
+        if free and module is not None and module.tokenizer is not self._tokenizer:
+            self._take(module.tokenizer)
+            self._followed = True
 
     @property
     def encoder(self) -> Encoder:
@@ -239,6 +242,7 @@ class KDDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Read, encode and count the splits that the stage needs, and print the table."""
+        self._follow()
         wanted = STAGES[stage] if stage is not None else SPLITS
         new = [split for split in wanted if split not in self._rows]
         for split in new:
@@ -269,7 +273,12 @@ class KDDataModule(LightningDataModule, ABC):
                 yield row
             else:
                 place = f"{type(self).__name__}, {split} row {number}"
-                yield Row(row, place=place, id=f"{split}:{number}", split=split)
+                yield self._row(row, place, f"{split}:{number}", split)
+
+    def _row(self, values: Mapping[str, Any], place: str, id: str, split: str) -> Row:
+        return Row(
+            values, place=place, id=id, split=split, columns=self.columns, aliases=self.fields
+        )
 
     def example(self, row: Row) -> Example:
         """The row rendered, with the system prompt and the name of the skill."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kd_lightning.data.collate import Filler
 from kd_lightning.data.encoding import Encoded
+from kd_lightning.data.loader import ResumableLoader
 from kd_lightning.data.rows import Row
 from kd_lightning.data.sampler import GlobalSampler, share
 from kd_lightning.errors import KDError
@@ -25,7 +26,7 @@ BLOCK = 1024
 """Rows that are shuffled together."""
 
 
-class StreamLoader:
+class StreamLoader(ResumableLoader):
     """Batches of a stream, with a position that is saved and restored.
 
     An epoch is `limit_train` rows; the next one goes on behind them, and begins again where the
@@ -42,43 +43,24 @@ class StreamLoader:
         shuffle: bool,
         settings: dict[str, Any],
     ) -> None:
-        self.sampler = sampler
-        settings = {**settings, "persistent_workers": False}
-        self._loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[Batch] = DataLoader(
             _Stream(data, sampler, shuffle),
             batch_size=None,
             generator=torch.Generator().manual_seed(sampler.seed),
-            **settings,
+            **{
+                **settings,
+                "persistent_workers": False,
+            },  # a worker copies the position at its start
         )
+        super().__init__(loader, sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        sampler = self.sampler
         empty = 0
-        for batch in self._loader:
-            sampler.seen += sampler.span
+        for batch in super().__iter__():
             empty += batch.ids.count("")
-            if sampler.seen >= sampler.total:
-                sampler.epoch, sampler.seen = sampler.epoch + 1, 0
-                if empty:
-                    rank_zero_info(f"stream: {empty} rows were left out (too long or no answer)")
+            if empty and not self.sampler.seen:
+                rank_zero_info(f"stream: {empty} rows were left out (too long or no answer)")
             yield batch
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the run stands; the same on every rank."""
-        return {
-            "epoch": self.sampler.epoch,
-            "seen": self.sampler.seen,
-            "seed": self.sampler.seed,
-        }
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
-        self.sampler.epoch = state["epoch"]
-        self.sampler.seen = state["seen"]
-        self.sampler.seed = state["seed"]
 
 
 class _Stream(IterableDataset[Batch]):

@@ -70,17 +70,16 @@ def make_card(
         "student": facts.licences.get("student") or (_licence_of(origin) if origin else None),
         "data": facts.licences.get("data") or _licence_in(examples),
     }
-    known = sorted({v for v in licences.values() if v})
+    used = {"teacher": teacher, "student": origin, "data": ", ".join(sources) or None}
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=[n for n in (origin, teacher) if n and _on_hub(n)] or None,
         datasets=[s for s in sources if _on_hub(s)] or None,
-        license="other" if len(known) != 1 else known[0],
+        license=_overall([licences[name] for name, what in used.items() if what]),
         tags=["knowledge-distillation", "kd_lightning", type(distiller.loss).__name__],
     )
     student = origin or f"a new {(distiller.spec.config or {}).get('model_type', '')} model"
-    used = {"teacher": teacher, "student": origin, "data": ", ".join(sources) or None}
     lines = [
         "---",
         metadata.to_yaml(),
@@ -199,6 +198,13 @@ def _data_line(data: KDDataModule | None, sources: list[str]) -> str:
 def _licence_in(examples: Sequence[Example]) -> str | None:
     names = {str(e.meta[k]) for e in examples for k in ("licence", "license") if e.meta.get(k)}
     return ", ".join(sorted(names)) or None
+
+
+def _overall(stated: Sequence[str | None]) -> str:
+    """The one licence of everything used, else what the hub calls an open question."""
+    if None in stated or not stated:
+        return "unknown"
+    return str(stated[0]) if len(set(stated)) == 1 else "other"
 
 
 def _licence_of(path: str) -> str | None:

@@ -183,10 +183,11 @@ def _marker(points: Sequence[float]) -> Any:
 
 
 def _running_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of the `width` points on both sides, fewer at the ends."""
+    """The mean of the `width` points on both sides; of fewer on both at the ends."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
-    low, high = np.maximum(at - width, 0), np.minimum(at + width + 1, len(values))
+    reach = np.minimum(width, np.minimum(at, len(values) - 1 - at))
+    low, high = at - reach, at + reach + 1
     return list((total[high] - total[low]) / (high - low))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-_NUMBER = re.compile(r"[-−]?\s?[$€£]?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?")
+_NUMBER = re.compile(r"[-−]?(?:[$€£]\s?)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?")
 _ANNOUNCED = re.compile(r"(?:\\boxed\{|answer\s*(?:is|:|=))\s*([^\n}]*)", re.IGNORECASE)
 
 
@@ -86,12 +86,13 @@ def _numbers(text: str) -> list[Decimal]:
 
 
 def _matches(text: str) -> list[str]:
-    """Numbers as written; a minus counts as a sign only where it subtracts from nothing."""
+    """Numbers as written; a minus is a sign unless it subtracts (`10 -7`) or joins (`B-12`)."""
     found = []
     for match in _NUMBER.finditer(text):
         written = match.group()
-        before = text[: match.start()].rstrip()[-1:]
-        if written[0] in "-−" and (before.isalnum() or before in (")", "%", "]")) and before:
+        before = text[: match.start()]
+        subtracts = before.rstrip()[-1:].isdigit() or before.rstrip().endswith((")", "%", "]"))
+        if written[0] in "-−" and (subtracts or before[-1:].isalpha()):
             written = written[1:]
         found.append(written)
     return found

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
+MAX_TOKENS = 1024
 SPECIAL = (PAD, END, *(f"<|{role}|>" for role in ROLES))
 
 TEMPLATE = (
@@ -38,6 +39,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         chat_template=TEMPLATE,
         padding_side="right",
+        model_max_length=MAX_TOKENS,
         clean_up_tokenization_spaces=False,
     )
 

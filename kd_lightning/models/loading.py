@@ -29,10 +29,13 @@ DEMO_TEACHER = "demo"
 
 
 def resolve(path: str) -> str:
-    """The folder behind a name: `demo` is the packaged teacher, others stand for themselves."""
+    """The folder or hub name behind `path`; `demo` is the packaged teacher."""
     if path == DEMO_TEACHER and not Path(path).exists():
         return str(Path(__file__).parent.parent / "assets" / "demo_teacher")
-    return path
+    folder = Path(path).expanduser()
+    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise KDError(f"there is no folder {path}: write a model's folder or its name on the hub")
+    return str(folder) if folder.exists() else path
 
 
 def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
@@ -40,8 +43,6 @@ def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
     folder = Path(resolve(path))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise KDError(f"{path} is no model: the folder holds no config.json")
-    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise KDError(f"there is no folder {path}: write a model's folder or its name on the hub")
     try:
         config = AutoConfig.from_pretrained(str(folder), revision=revision)
     except (OSError, ValueError) as error:

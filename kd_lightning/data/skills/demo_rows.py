@@ -11,7 +11,6 @@ from kd_lightning.errors import KDError
 
 CONSONANTS = "bcdfghjklmnprstvwz"
 VOWELS = "aeiou"
-NAMES = ("Ann", "Bob", "Cat", "Dan", "Eva", "Fay", "Gus", "Ida", "Jim", "Kim", "Leo", "Max")
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,12 @@ def endings(rng: random.Random) -> Item:
 
 
 def lookup(rng: random.Random) -> Item:
-    """A number read from a list of names; the slip reads the neighbour's."""
-    names = rng.sample(NAMES, 3)
+    """A number read from a short context; the slip reads the one before it."""
+    names = rng.sample(CONSONANTS, 3)
     numbers = [str(rng.randint(10, 99)) for _ in names]
     asked = rng.randrange(3)
-    line = ", ".join(f"{n} {k}" for n, k in zip(names, numbers, strict=True))
-    return Item("lookup", f"{line}. {names[asked]}?", numbers[asked], numbers[asked - 1])
+    line = ", ".join(f"{name}={number}" for name, number in zip(names, numbers, strict=True))
+    return Item("lookup", f"{line}. What is {names[asked]}?", numbers[asked], numbers[asked - 1])
 
 
 FAMILIES: dict[str, Callable[[random.Random], Item]] = {

@@ -20,8 +20,7 @@ class PlainText(KDDataModule):
 
     def __init__(
         self,
-        path: str | dict[str, str] | None = None,
-        *,
+        *args: Any,
         end: Literal["eos", "bos", "none"] = "eos",
         long: Literal["window", "policy"] = "window",
         prompt_tokens: int = 16,
@@ -30,8 +29,7 @@ class PlainText(KDDataModule):
         """Store the settings.
 
         Args:
-            path: File (jsonl, json, csv, tsv, parquet, txt), pattern with *, folder, data set saved
-                to disk, or name on the hub; or one for each split, by its name.
+            *args: See KDDataModule.
             end: Token after a text; `bos` for models that were trained with the beginning of the
                 next text as the end of the last.
             long: What happens to a text longer than max_length: `window` cuts it into rows that
@@ -40,7 +38,7 @@ class PlainText(KDDataModule):
             prompt_tokens: How many tokens of a text are given where a model is asked to go on.
             **settings: See KDDataModule.
         """
-        super().__init__(path, **settings)
+        super().__init__(*args, **settings)
         self.end = end
         self.long = long
         self.prompt_tokens = prompt_tokens

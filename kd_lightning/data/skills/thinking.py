@@ -27,20 +27,18 @@ class Thinking(KDDataModule):
 
     def __init__(
         self,
-        path: str | dict[str, str] | None = None,
-        *,
+        *args: Any,
         calculations: bool = False,
         **settings: Any,
     ) -> None:
         """Store the settings.
 
         Args:
-            path: File (jsonl, json, csv, tsv, parquet, txt), pattern with *, folder, data set saved
-                to disk, or name on the hub; or one for each split, by its name.
+            *args: See KDDataModule.
             calculations: Keep GSM8K's notes for a calculator, such as `<<48/2=24>>`.
             **settings: See KDDataModule.
         """
-        super().__init__(path, **settings)
+        super().__init__(*args, **settings)
         self.calculations = calculations
 
     def render(self, row: Row) -> Example:

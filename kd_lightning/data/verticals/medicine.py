@@ -17,8 +17,8 @@ class Medicine(KDDataModule):
     """
 
     fields: ClassVar = {
-        "prompt": ("question", "input", "instruction"),
-        "answer": ("output", "response", "long_answer"),
+        "prompt": ("question", "Question", "QUESTION", "input", "instruction"),
+        "answer": ("Answer", "LONG_ANSWER", "output", "response"),
     }
 
     def render(self, row: Row) -> Example:
