@@ -26,6 +26,7 @@ import kd_lightning.tracking
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
+from kd_lightning.loggers import place_loggers
 from kd_lightning.mistakes import nearest, one_sentence
 from kd_lightning.tracking import refuse_existing_run
 from kd_lightning.trainer import KDTrainer
@@ -35,6 +36,10 @@ PLUGINS = ("callbacks",)
 
 RUN_VARIABLE = "KD_RUN_FOLDER"
 """Carries a generated run folder to the processes that a launcher starts."""
+
+
+OF_THE_CALL = ("ckpt_path", "weights_only")
+"""Arguments of `fit` itself: not of the run, so that its record serves every command."""
 
 
 class KDParser(LightningArgumentParser):
@@ -57,7 +62,10 @@ class RecordConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        kept = self.config.clone()
+        for key in OF_THE_CALL:
+            kept.pop(key, None)
+        text = self.parser.dump(kept, skip_none=False, skip_validation=True)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(text)
@@ -91,6 +99,11 @@ class KDCLI(LightningCLI):
             config.trainer.default_root_dir = fallback
         if self.subcommand == "fit" and config.ckpt_path is None and rank_zero_only.rank == 0:
             refuse_existing_run(Path(config.trainer.default_root_dir))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        place_loggers(trainer.loggers, trainer.default_root_dir)
+        return trainer
 
     def _translate_habits(self, config: Any) -> None:
         """What Lightning refuses under manual optimization, handed to the Distiller."""

@@ -34,7 +34,7 @@ configurations:
 examples:
   kd fit -c configs/experiment/demo.yaml
   kd fit -c configs/experiment/demo.yaml -c configs/method/reverse_kl.yaml --trainer.max_steps=200
-  kd evaluate -c configs/experiment/demo.yaml --model.student.path=runs/demo/student
+  kd evaluate -c configs/experiment/demo.yaml --student=runs/demo/student
 """
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
+from kd_lightning.models.spec import StudentSpec
 
 if TYPE_CHECKING:
     from kd_lightning.data.base import KDDataModule
@@ -23,6 +24,7 @@ class KDTrainer(Trainer):
         model: Distiller,
         datamodule: LightningDataModule,
         ckpt_path: str | None = None,
+        student: str | None = None,
         baseline: str | None = None,
         split: Literal["train", "validation", "test"] = "test",
         rows: int | None = None,
@@ -34,6 +36,7 @@ class KDTrainer(Trainer):
             model: the distiller.
             datamodule: the questions and their grader.
             ckpt_path: a checkpoint with the student's weights; None: the student as configured.
+            student: folder or hub name of an exported student, in place of the configured one.
             baseline: folder or hub name of a further model to compare with.
             split: which rows.
             rows: how many rows are answered and graded; None: all.
@@ -41,6 +44,10 @@ class KDTrainer(Trainer):
         """
         from kd_lightning.evaluation.evaluate import evaluate
 
+        if student is not None:
+            if ckpt_path is not None:
+                raise KDError("evaluate takes either --student or --ckpt_path, not both")
+            model.spec = StudentSpec(path=student, attention=model.spec.attention)
         data = self.prepare(model, datamodule, ckpt_path, split)
         folder = Path(output) if output else Path(self.default_root_dir) / "evaluation"
         return evaluate(model, data, folder, baseline=baseline, rows=rows, split=split)

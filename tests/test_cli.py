@@ -42,12 +42,7 @@ def experiment(tmp_path, tiny_teacher, rows) -> Path:
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "default_root_dir": str(tmp_path / "run"),
-            "logger": [
-                {
-                    "class_path": "lightning.pytorch.loggers.CSVLogger",
-                    "init_args": {"save_dir": str(tmp_path / "run"), "name": "", "version": ""},
-                }
-            ],
+            "logger": [{"class_path": "kd_lightning.loggers.MetricsFile"}],
         },
         "model": {
             "student": {"config": config(), "tokenizer": tiny_teacher},
@@ -117,8 +112,8 @@ def test_fit_leaves_a_record(capsys, experiment, tmp_path):
 
 def test_a_run_goes_again_from_its_record(capsys, experiment, tmp_path):
     assert main(["fit", "-c", str(experiment)]) == 0
-    again = ["-c", str(tmp_path / "run/config.yaml"), "--trainer.default_root_dir", str(tmp_path / "2")]
-    assert main(["fit", *again, f"--trainer.logger.save_dir={tmp_path / '2'}"]) == 0
+    again = ["-c", str(tmp_path / "run/config.yaml"), f"--trainer.default_root_dir={tmp_path / '2'}"]
+    assert main(["fit", *again]) == 0
     first, second = ((tmp_path / r / "metrics.csv").read_text() for r in ("run", "2"))
     assert first == second
 
@@ -216,3 +211,24 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(capsys, experiment, t
     sentence = err.strip().splitlines()[-1]
     assert code == 2 and "stopped before the optimizer moved" in sentence
     assert "rows.jsonl" in sentence and list((tmp_path / "run/not_finite").glob("*.ckpt"))
+
+
+def test_evaluate_and_export_from_a_runs_record(capsys, experiment, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    save = ["--trainer.callbacks+=callbacks.RunCheckpoint", "--trainer.callbacks.save_last=true"]
+    assert main(["fit", "-c", str(experiment), *save]) == 0
+    record = ["-c", str(tmp_path / "run/config.yaml")]
+    weights = f"--ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"
+    assert main(["export", *record, weights, f"--output={tmp_path / 'student'}"]) == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "student").num_parameters() > 1000
+    assert (tmp_path / "student/README.md").is_file()
+    short = "--model.answers.max_new_tokens=4"
+    assert main(["evaluate", *record, weights, short, f"--output={tmp_path / 'a'}"]) == 0
+    student = f"--student={tmp_path / 'student'}"
+    assert main(["evaluate", *record, student, short, f"--output={tmp_path / 'b'}"]) == 0
+    one, two = (json.loads((tmp_path / r / "comparison.json").read_text()) for r in "ab")
+    kl = [r["columns"]["student"]["metrics"]["kl"] for r in (one, two)]
+    assert kl[0] == pytest.approx(kl[1], rel=1e-5) and kl[0] > 0.1
+    code, _, err = said(capsys, "evaluate", *record, student, weights)
+    assert code == 2 and "not both" in err

@@ -197,7 +197,8 @@ class KDDataModule(LightningDataModule, ABC):
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._take(tokenizer)
+        if tokenizer is not self._tokenizer:
+            self._take(tokenizer)
         self._followed = False
 
     def _take(self, tokenizer: PreTrainedTokenizerBase) -> None:

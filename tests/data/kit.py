@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -148,7 +148,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
 class Echo(KDDataModule):
     """Says its prompt again."""
 
-    fields = {"prompt": ("question",), "answer": ()}
+    fields: ClassVar = {"prompt": ("question",), "answer": ()}
 
     def render(self, row: Row) -> Example:
         return Example.dialogue(

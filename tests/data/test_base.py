@@ -34,7 +34,7 @@ def test_a_users_file_needs_no_python(tmp_path):
 
 
 def test_an_unknown_column_name_of_ours(tmp_path):
-    with pytest.raises(KDError, match="qestion is no field .*use answer, id, input, messages"):
+    with pytest.raises(KDError, match=r"qestion is no field .*use answer, id, input, messages"):
         InstructionFollowing("my.jsonl", columns={"qestion": "q"})
 
 
@@ -59,10 +59,10 @@ def test_a_row_without_the_field_is_named(tmp_path):
 
 
 def test_no_data_no_tokenizer_no_split(tmp_path):
-    with pytest.raises(KDError, match="set --data.path"):
+    with pytest.raises(KDError, match=r"set --data.path"):
         ready(kit.Echo()).encoded("train")
     path = kit.numbers(tmp_path / "a.jsonl", 9)
-    with pytest.raises(KDError, match="set --data.tokenizer"):
+    with pytest.raises(KDError, match=r"set --data.tokenizer"):
         kit.Echo(path).encoded("train")
     with pytest.raises(KDError, match="nowhere is no tokenizer folder"):
         kit.Echo(path, tokenizer=str(tmp_path / "nowhere")).encoded("train")
@@ -214,7 +214,7 @@ def test_streaming_puts_fillers_for_rows_left_out(tmp_path):
 
 def test_streaming_needs_an_epoch_and_validation_rows(tmp_path):
     path = kit.numbers(tmp_path / "a.jsonl", 10)
-    with pytest.raises(KDError, match="streaming needs --data.limit_train"):
+    with pytest.raises(KDError, match=r"streaming needs --data.limit_train"):
         ready(kit.Echo(path, validation=path, streaming=True)).train_dataloader()
     with pytest.raises(KDError, match="streaming cannot hold rows back"):
         ready(kit.Echo(path, streaming=True, limit_train=4)).setup("fit")

@@ -92,5 +92,5 @@ def test_state_is_free_of_batch_size_and_ranks(tmp_path):
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     data = kit.Echo(kit.numbers(tmp_path / "a.jsonl", 5))
     data.tokenizer = kit.byte_tokenizer()
-    with pytest.raises(KDError, match="stands at row 40 .*data has 4"):
+    with pytest.raises(KDError, match=r"stands at row 40 .*data has 4"):
         data.train_dataloader().load_state_dict({"epoch": 0, "seen": 40, "seed": 0})

@@ -46,7 +46,7 @@ def test_own_files_keep_all_training_rows(tmp_path):
 def test_test_alone_does_not_need_training_rows(tmp_path):
     splits = make(None, test=kit.numbers(tmp_path / "c.jsonl", 4))
     assert len(prompts(splits, "test")) == 4
-    with pytest.raises(KDError, match="no train rows: set --data.path"):
+    with pytest.raises(KDError, match=r"no train rows: set --data.path"):
         splits.read("train")
 
 
@@ -81,7 +81,7 @@ def test_data_sets_saved_to_disk(tmp_path):
 
 @pytest.mark.parametrize("path", ["no.jsonl", "no/such/deep/folder", "no*.jsonl"])
 def test_what_does_not_exist(path):
-    with pytest.raises(KDError, match="does not exist|no file matches"):
+    with pytest.raises(KDError, match=r"does not exist|no file matches"):
         list(make(path, share=0.0).read("train"))
 
 
@@ -91,7 +91,7 @@ def test_an_empty_folder(tmp_path):
 
 
 def test_a_hub_out_of_reach():
-    with pytest.raises(KDError, match="nobody/nothing is no file.*the hub does not give it"):
+    with pytest.raises(KDError, match=r"nobody/nothing is no file.*the hub does not give it"):
         list(make("nobody/nothing").read("train"))
 
 

@@ -218,6 +218,16 @@ def test_real_tokenizers_answers_decode_to_themselves(shared):
         assert answer[-1] == tokenizer.eos_token_id
 
 
+def test_pieces_of_a_real_sentencepiece_tokenizer_join_as_one_text(shared):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "tokenizers" / "mistral-7b-v0.1")
+    tokenizer.chat_template = kit.MISTRAL
+    row = check(Encoder(tokenizer), Example("r", TALK))
+    turns = [{"role": m.role, "content": m.content} for m in TALK]
+    assert row.ids.tolist() == tokenizer.apply_chat_template(turns, return_dict=False)
+
+
 TEXTS = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
 
 
