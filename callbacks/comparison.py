@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -47,26 +47,31 @@ class Comparison(Callback):
         self.rows = rows
         self.results: list[Measured] = []
         self.weights = ""
+        self._resumed: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": [m.state for m in self.results if m.name != "student after"]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.results = [Measured.from_state(state) for state in state_dict["before"]]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed = int(checkpoint["global_step"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = self._parts(trainer, pl_module)
-        if self.split == "test":
+        if self.split == "test" and "test" not in data.summary:
             data.setup("test")
-        kept = Path(trainer.default_root_dir) / "comparison.pt"
-        if trainer.ckpt_path is not None and kept.is_file():
-            stored = torch.load(kept, map_location="cpu", weights_only=True)["columns"]
-            measured = [Measured.from_state(state) for state in stored]
-            self.results = [m for m in measured if m.name != "student after"]
-            return
+        if self._resumed is not None and self.results:
+            return  # measured when the run began; the checkpoint has kept it
         self.results = []
         if self._has_logits(module):
             assert module.teacher is not None
             self.results.append(self._measure(module, data, "teacher"))
-        resumed = trainer.ckpt_path is not None
-        name = "student as resumed" if resumed else "student before"
+        name = "student before" if self._resumed is None else f"student at {self._resumed}"
         self.results.append(self._measure(module, data, name))
-        if trainer.is_global_zero:
-            self.keep(kept)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = self._parts(trainer, pl_module)
@@ -77,7 +82,7 @@ class Comparison(Callback):
             self.report(trainer)
 
     def keep(self, path: Path) -> None:
-        """For a continued run, and for the model card of a later export."""
+        """For the model card of a later export."""
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"split": self.split, "columns": [m.state for m in self.results]}, path)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from kd_lightning.errors import KDError
 from kd_lightning.evaluation.report import write_json
-from kd_lightning.tracking import describe_run
+from kd_lightning.tracking import describe_run, refuse_existing_run
 
 
 class RunRecord(Callback):
@@ -21,20 +21,20 @@ class RunRecord(Callback):
 
     def __init__(self) -> None:
         self._begun: Path | None = None
+        self._continued = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._continued = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / "run.json"
-        if stage != "fit" or not trainer.is_global_zero or self._begun == path:
+        if not trainer.is_global_zero or self._begun == path:
             return
-        starts = []
-        if path.is_file():
-            if trainer.ckpt_path is None:
-                raise KDError(
-                    f"{path.parent} already holds a run: write another folder "
-                    "(--trainer.default_root_dir=<folder>) or continue that run "
-                    f"(--ckpt_path={path.parent / 'checkpoints' / 'last.ckpt'})"
-                )
-            starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-        checkpoint = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        write_json(path, {"starts": [*starts, {**describe_run(), "checkpoint": checkpoint}]})
+        if not self._continued:
+            refuse_existing_run(path.parent, markers=("run.json",))
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"starts": []}
+        start = {**describe_run(), "continued": self._continued}
+        write_json(path, {"starts": [*known["starts"], start]})
         self._begun = path

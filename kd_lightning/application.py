@@ -18,11 +18,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-import kd_lightning.losses
-import kd_lightning.optim
-import kd_lightning.schedules
-import kd_lightning.teachers
-import kd_lightning.tracking
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
@@ -46,7 +41,9 @@ class KDParser(LightningArgumentParser):
     """A parser whose errors are one sentence and name what was probably meant."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("usage", "kd <command> [-c FILE.yaml ...] [--key.of.the.config=value ...]")
+        kwargs.setdefault(
+            "usage", "kd <command> [-c FILE.yaml ...] [--key.of.the.config=value ...]"
+        )
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -132,6 +129,11 @@ class KDCLI(LightningCLI):
             raise KDError("float16 needs a loss scaler: write --trainer.precision=bf16-mixed")
 
 
+def is_noise(message: str) -> bool:
+    """Advertisements and lines about hardware that nobody asked for."""
+    return message.startswith(("💡", "TPU available", "HPU available"))
+
+
 def run(argv: Sequence[str], commands: Sequence[str]) -> KDCLI:
     """Parse, build and run a command."""
     if argv[0] not in commands and not argv[0].startswith("-"):
@@ -148,7 +150,7 @@ def run(argv: Sequence[str], commands: Sequence[str]) -> KDCLI:
         Distiller,
         KDDataModule,
         trainer_class=KDTrainer,
-        trainer_defaults={"use_distributed_sampler": False},
+        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
         seed_everything_default=0,
         save_config_callback=RecordConfig,
         subclass_mode_data=True,
@@ -165,7 +167,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*custom batch sampler `GlobalSampler`.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not is_noise(record.getMessage()))
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from kd_lightning.errors import KDError
@@ -114,6 +115,14 @@ class Distiller(LightningModule):
         self.student: CausalLM = build_student(self.spec, self.tokenizer)
         if self.teacher is not None:
             self.teacher.materialize(self.trainer.strategy.root_device)
+        rank_zero_info(self.describe())
+
+    def describe(self) -> str:
+        """Who learns from whom, in one line."""
+        trained = sum(p.numel() for p in self.student.parameters() if p.requires_grad)
+        student = f"student of {self.student.parameter_count:,} parameters ({trained:,} trained)"
+        teacher = "no teacher" if self.teacher is None else f"teacher {self.teacher.name}"
+        return f"{student}, {teacher}, {type(self.loss).__name__}"
 
     def configure_optimizers(self) -> Any:
         trainable = [p for p in self.parameters() if p.requires_grad]

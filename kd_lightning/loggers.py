@@ -72,7 +72,7 @@ class MetricsFile(InRunFolder, Logger):
             "step": "" if step is None else int(step),
             **{k: float(v) for k, v in metrics.items()},
         }
-        if self._columns is None:
+        if self._columns is None or not self.path.is_file():
             self._columns = self._start()
         new = [name for name in row if name not in self._columns]
         if new:

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,13 @@ _SECRET = re.compile(r"(^|[._-])(api[_-]?key|secret|password|passwd|token|creden
 _LIBRARIES = ("torch", "lightning", "transformers", "datasets", "peft", "wandb")
 
 
-def refuse_existing_run(folder: Path) -> None:
+def refuse_existing_run(folder: Path, markers: Sequence[str] = MARKERS) -> None:
     """Refuse to start a new run in a folder that already holds one."""
     if (
         getattr(rank_zero_only, "rank", 0) != 0
     ):  # the other ranks start after the first one has written
         return
-    found = [name for name in MARKERS if (folder / name).exists()]
+    found = [name for name in markers if (folder / name).exists()]
     if found:
         raise KDError(
             f"{folder} already holds a run ({found[0]}): write another folder "

@@ -69,6 +69,8 @@ class KDTrainer(Trainer):
         """
         from kd_lightning.evaluation.export import export
 
+        from kd_lightning.evaluation.card import CardFacts
+
         data = self.prepare(model, datamodule, ckpt_path, None)
         export(
             model, Path(output) if output else Path(self.default_root_dir) / "student", data=data

@@ -16,7 +16,20 @@ from tests.tiny import config
 
 ROWS = [
     {"instruction": f"Say {word}.", "output": f"{word} it is."}
-    for word in "red green blue white black brown pink grey gold teal lime rust".split()
+    for word in [
+        "red",
+        "green",
+        "blue",
+        "white",
+        "black",
+        "brown",
+        "pink",
+        "grey",
+        "gold",
+        "teal",
+        "lime",
+        "rust",
+    ]
 ]
 
 
@@ -87,7 +100,9 @@ def test_later_files_and_overrides_win(capsys, experiment):
     assert found["trainer"]["max_steps"] == 7 and found["seed_everything"] == 3
     terms = found["model"]["loss"]["init_args"]["terms"]
     assert terms["kl"]["loss"]["class_path"] == "kd_lightning.losses.ForwardKL"
-    one = printed(capsys, "-c", str(experiment), "--model.loss=ReverseKL", "--model.loss.temperature=2")
+    one = printed(
+        capsys, "-c", str(experiment), "--model.loss=ReverseKL", "--model.loss.temperature=2"
+    )
     assert one["model"]["loss"]["class_path"] == "kd_lightning.losses.ReverseKL"
     assert one["model"]["loss"]["init_args"]["temperature"] == 2.0
 
@@ -112,7 +127,11 @@ def test_fit_leaves_a_record(capsys, experiment, tmp_path):
 
 def test_a_run_goes_again_from_its_record(capsys, experiment, tmp_path):
     assert main(["fit", "-c", str(experiment)]) == 0
-    again = ["-c", str(tmp_path / "run/config.yaml"), f"--trainer.default_root_dir={tmp_path / '2'}"]
+    again = [
+        "-c",
+        str(tmp_path / "run/config.yaml"),
+        f"--trainer.default_root_dir={tmp_path / '2'}",
+    ]
     assert main(["fit", *again]) == 0
     first, second = ((tmp_path / r / "metrics.csv").read_text() for r in ("run", "2"))
     assert first == second
@@ -181,7 +200,10 @@ def test_wrong_input_gets_one_sentence_and_exit_code_2(capsys, experiment, wrong
         ("", ["empty"]),
         (GOOD + '{"instruction": "cut\n', ["broken.jsonl", "2"]),
         (GOOD + '{"instruction": "no answer"}\n', ["broken.jsonl", "2", "answer"]),
-        (GOOD.encode() + b'{"instruction": "\xff", "output": "x"}\n', ["broken.jsonl", "2", "UTF-8"]),
+        (
+            GOOD.encode() + b'{"instruction": "\xff", "output": "x"}\n',
+            ["broken.jsonl", "2", "UTF-8"],
+        ),
     ],
 )
 def test_wrong_files_are_named_with_their_line(capsys, experiment, tmp_path, text, words):

@@ -33,6 +33,14 @@ def test_columns_that_come_later_and_a_second_start(tmp_path):
     ]
 
 
+def test_a_file_that_was_removed_begins_again_with_its_header(tmp_path):
+    logger = MetricsFile(str(tmp_path))
+    logger.log_metrics({"a": 1.0}, 1)
+    (tmp_path / "metrics.csv").unlink()
+    logger.log_metrics({"a": 2.0}, 2)
+    assert read_metrics(tmp_path / "metrics.csv") == [{"step": "2", "a": "2.0"}]
+
+
 def test_constructors_touch_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("network"))

@@ -88,7 +88,12 @@ class Encoder:
         """The whole conversation with its weights."""
         rendered = self.template.conversation(example.messages, example.id)
         last = example.messages[-1]
-        unended = not rendered.ended and last.role == "assistant" and last.learned
+        unended = (
+            bool(rendered.spans)
+            and not rendered.ended
+            and last.role == "assistant"
+            and last.learned
+        )
         if unended:  # the end-of-text token ends the answer, in place of the template's white space
             rendered = replace(rendered, text=rendered.text[: rendered.spans[-1].end])
         ids, weights = self._encode(rendered)

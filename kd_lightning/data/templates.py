@@ -98,18 +98,13 @@ class Template:
             if message.role != "assistant" and not message.learned:
                 continue
             if message.role == "assistant" and self._marked:
-                if len(marks) != len(answers):
-                    raise KDError(
-                        f"row {row}: the chat template marks {len(marks)} answers in a "
-                        f"conversation with {len(answers)}: each assistant turn needs one "
-                        "{% generation %} block"
-                    )
-                start, end = marks[answers.index(i)]
+                marked = self._marked_place(turns, i, text, row, ask, marks, answers)
+                start, end = marked or (0, 0)
             else:
                 start, end = self._locate(turns, i, text, row, ask)
             if message.role == "assistant":
                 before = self._render(turns[:i], row, True)[0]
-                if text.startswith(before) and len(before) <= end:
+                if text.startswith(before):
                     cuts.add(len(before))
                     start = start if self._marked else len(before)
                 elif i == last:
@@ -124,6 +119,23 @@ class Template:
             cuts |= {start, end}
         ended = last is None or any(token in text[begin:] for token in self._special)
         return Rendered(text, tuple(spans), tuple(sorted(cuts)), literals, ended)
+
+    def _marked_place(
+        self,
+        turns: list[dict[str, str]],
+        i: int,
+        text: str,
+        row: str,
+        ask: bool,
+        marks: list[tuple[int, int]],
+        answers: list[int],
+    ) -> tuple[int, int] | None:
+        """What the template marks of turn `i`; None where it chose to mark nothing of it."""
+        if len(marks) == len(answers):
+            return marks[answers.index(i)]
+        start, end = self._content(turns, i, text, row, ask)
+        inside = [mark for mark in marks if mark[0] <= start and end <= mark[1]]
+        return inside[0] if inside else None
 
     def _render(
         self, turns: list[dict[str, str]], row: str, ask: bool

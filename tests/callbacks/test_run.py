@@ -37,8 +37,7 @@ def all_callbacks(**more):
         ours.ExportStudent(),
         ours.RunCheckpoint(
             monitor="val/loss",
-            save_last=True,
-            filename="step{step:06d}",
+            filename="best_step{step:06d}",
             auto_insert_metric_name=False,
             **more,
         ),
@@ -134,7 +133,10 @@ def test_plots_in_the_folder(run):
 
 def test_checkpoints_are_in_the_run_whatever_the_loggers(run):
     folder, *_ = run
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "step000006.ckpt"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {
+        "last.ckpt",
+        "best_step000006.ckpt",
+    }
 
 
 def test_the_exported_student(run):
@@ -240,7 +242,7 @@ def test_the_best_weights_are_measured_and_exported_and_the_last_stay(tmp_path, 
     assert "best weights by val/loss" in content["weights"] and "step 4" in content["weights"]
     last = measure(module.student, data, "validation", module.teacher, rows=0).metrics
     assert last["kl"] > 1.1 * content["columns"]["student after"]["metrics"]["kl"]
-    best = torch.load(tmp_path / "run/checkpoints/step000004.ckpt", weights_only=True)
+    best = torch.load(tmp_path / "run/checkpoints/best_step000004.ckpt", weights_only=True)
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student").state_dict()
     name = "model.layers.0.mlp.up_proj.weight"
     torch.testing.assert_close(exported[name], best["state_dict"][f"student.model.{name}"])

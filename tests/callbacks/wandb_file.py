@@ -45,10 +45,12 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for item in updates:
             config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
         if kind == "history":
-            history.append(
-                {
-                    i.key or "/".join(i.nested_key): json.loads(i.value_json)
-                    for i in record.history.item
-                }
-            )
+            row: dict[str, Any] = {}
+            for item in record.history.item:
+                *outer, last = item.nested_key or [item.key]
+                inside = row
+                for key in outer:
+                    inside = inside.setdefault(key, {})
+                inside[last] = json.loads(item.value_json)
+            history.append(row)
     return config, history

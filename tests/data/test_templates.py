@@ -75,6 +75,15 @@ def test_marks_agree_with_the_tokenizers_own_mask():
     assert [int(w) for w in row.weights] == list(own["assistant_masks"])
 
 
+def test_a_template_may_mark_some_answers_only():
+    only_last = kit.MARKED.replace(
+        "{% if m.role == 'assistant' %}", "{% if m.role == 'assistant' and loop.last %}"
+    )
+    tokenizer = kit.byte_tokenizer(only_last)
+    row = check(Encoder(tokenizer), Example("r", TALK))
+    assert kit.learned(tokenizer, row) == ["2nd<|im_end|>"]
+
+
 def test_thoughts_are_learned_in_the_last_turn_only_as_the_template_writes_them():
     tokenizer = kit.byte_tokenizer(kit.QWEN3)
     talk = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kd_lightning.data.base import KDDataModule
@@ -11,9 +11,6 @@ from kd_lightning.data.rows import Row
 from kd_lightning.data.skills.demo_rows import FAMILIES, Item, draw
 from kd_lightning.errors import KDError
 from kd_lightning.types import Example
-
-LABELLED = ("train",)
-"""Splits whose labels may be wrong; what is measured on always has the right answers."""
 
 
 class Demo(KDDataModule):
@@ -33,72 +30,45 @@ class Demo(KDDataModule):
 
     def __init__(
         self,
-        train_rows: int = 2000,
+        *,
+        train_rows: int = 3000,
         validation_rows: int = 200,
         test_rows: int = 500,
         label_errors: float = 0.0,
-        families: Sequence[str] | None = None,
+        families: list[str] | None = None,
         row_seed: int = 0,
-        *,
-        batch_size: int = 32,
-        max_length: int = 96,
-        seed: int = 0,
-        tokenizer: str | None = None,
-        eval_batch_size: int | None = None,
-        shuffle: bool = True,
-        num_workers: int = 0,
-        limit_train: int | None = None,
-        limit_validation: int | None = None,
-        limit_test: int | None = None,
+        **settings: Any,
     ) -> None:
         """Store the settings; rows are made in `setup`.
 
         Args:
             train_rows: Training rows, shared evenly between the families.
-            validation_rows: Validation rows.
-            test_rows: Test rows.
+            validation_rows: Validation rows, likewise.
+            test_rows: Test rows, likewise.
             label_errors: Share of the training rows that the slipshod labeller answered, 0 to 1.
             families: Some of addition, reversal, sorting, endings, lookup; None: all.
-            row_seed: Another seed, other rows; also chooses the rows with the slip.
-            batch_size: Rows of one rank in one optimizer step.
-            max_length: Most tokens of a row.
-            seed: Seed of the order.
-            tokenizer: Folder or hub name of the tokenizer; None: the student's.
-            eval_batch_size: Rows of one rank in one evaluation batch; None: batch_size.
-            shuffle: Whether each epoch has its own order.
-            num_workers: Processes that collate batches in advance.
-            limit_train: Use the first so many training rows; None: all.
-            limit_validation: The same for validation rows.
-            limit_test: The same for test rows.
+            row_seed: Another seed, other rows; it also chooses the rows with the slip.
+            **settings: See KDDataModule.
         """
-        super().__init__(
-            tokenizer=tokenizer,
-            max_length=max_length,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            num_workers=num_workers,
-            limit_train=limit_train,
-            limit_validation=limit_validation,
-            limit_test=limit_test,
-        )
+        super().__init__(**settings)
         self.families = tuple(FAMILIES if families is None else families)
-        self.counts = {"train": train_rows, "validation": validation_rows, "test": test_rows}
+        self.row_counts = {"train": train_rows, "validation": validation_rows, "test": test_rows}
         self.label_errors = label_errors
         self.row_seed = row_seed
+        if self.splits.paths:
+            raise KDError("Demo makes its own rows and reads no file: leave --data.path out")
         unknown = sorted(set(self.families) - set(FAMILIES))
         if unknown or not self.families:
             named = f"{unknown[0]} is no family" if unknown else "--data.families is empty"
             raise KDError(f"{named}: choose among {', '.join(FAMILIES)}")
         if not 0 <= label_errors <= 1:
             raise KDError(f"--data.label_errors is a share from 0 to 1, not {label_errors}")
-        few = min(self.counts.values())
-        if few < len(self.families):
-            raise KDError(
-                f"{few} rows are too few for {len(self.families)} families: write at least one "
-                "row for each"
-            )
+        for split, count in self.row_counts.items():
+            if count < len(self.families):
+                raise KDError(
+                    f"--data.{split}_rows={count} is too few for {len(self.families)} families: "
+                    "write at least one row for each"
+                )
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -109,28 +79,27 @@ class Demo(KDDataModule):
         rng = random.Random(f"{split}/{self.row_seed}")
         made: list[tuple[Item, bool]] = []
         for number, family in enumerate(self.families):
-            here = self.counts[split] // len(self.families)
-            here += number < self.counts[split] % len(self.families)
-            errors = round(self.label_errors * here) if split in LABELLED else 0
-            wrong = set(rng.sample(range(here), errors))
-            drawn = draw(family, split, here, self.row_seed)
-            made += [(item, i in wrong) for i, item in enumerate(drawn)]
+            count, left = divmod(self.row_counts[split], len(self.families))
+            items = draw(family, split, count + (number < left), self.row_seed)
+            errors = round(self.label_errors * len(items)) if split == "train" else 0
+            slipped = set(rng.sample(range(len(items)), errors))
+            made += [(item, i in slipped) for i, item in enumerate(items)]
         rng.shuffle(made)
-        for item, wrong_label in made:
+        for item, slip in made:
             yield {
                 "prompt": item.prompt,
-                "answer": item.slip if wrong_label else item.answer,
+                "answer": item.slip if slip else item.answer,
                 "family": item.family,
-                "label": "slip" if wrong_label else "right",
+                "labeller": "slipshod" if slip else "careful",
             }
 
     def render(self, row: Row) -> Example:
         return Example.dialogue(
             id=row.id,
-            user=row["prompt"],
-            assistant=row["answer"],
-            skill=row["family"],
-            meta={"label": row["label"]},
+            user=row.text("prompt"),
+            assistant=row.text("answer"),
+            skill=row.text("family"),
+            meta={"labeller": row.text("labeller")},
         )
 
     def grade(self, example: Example, answer: str) -> dict[str, float]:
