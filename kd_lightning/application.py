@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
@@ -94,7 +94,7 @@ class KDCLI(LightningCLI):
             fallback = os.environ.get(RUN_VARIABLE) or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
             os.environ[RUN_VARIABLE] = fallback
             config.trainer.default_root_dir = fallback
-        if self.subcommand == "fit" and config.ckpt_path is None and rank_zero_only.rank == 0:
+        if self.subcommand == "fit" and config.ckpt_path is None:
             refuse_existing_run(Path(config.trainer.default_root_dir))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

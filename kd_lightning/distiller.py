@@ -330,4 +330,7 @@ class Distiller(LightningModule):
         if len(values) > 1:
             table |= {f"{prefix}/loss/{name}": value for name, value in values.items()}
         table |= self._grades.means(prefix)
-        self.log_dict(table, batch_size=1)
+        self.log_dict(table, batch_size=1, logger=False)
+        if not self.trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(table, self.trainer.global_step)

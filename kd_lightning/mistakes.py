@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
-from kd_lightning.losses import Loss
+from kd_lightning.losses.base import Loss
 from kd_lightning.models.spec import LoraSpec, StudentSpec
-from kd_lightning.teachers import Teacher
+from kd_lightning.teachers.base import Teacher
 from kd_lightning.types import Sampling
 
 FAMILIES: dict[str, type] = {
@@ -69,7 +69,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def concrete(base: type) -> list[type]:
     """All subclasses that can be made."""
-    below = [c for child in base.__subclasses__() for c in [child, *concrete(child)]]
+    children: list[type] = base.__subclasses__()
+    below = [c for child in children for c in [child, *concrete(child)]]
     return [c for c in below if not inspect.isabstract(c) and not c.__name__.startswith("_")]
 
 

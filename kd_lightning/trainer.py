@@ -67,14 +67,13 @@ class KDTrainer(Trainer):
             ckpt_path: a checkpoint with the student's weights; None: the student as configured.
             output: the folder to write; None: `student` in the run's folder.
         """
+        from kd_lightning.evaluation.card import CardFacts
         from kd_lightning.evaluation.export import export
 
-        from kd_lightning.evaluation.card import CardFacts
-
         data = self.prepare(model, datamodule, ckpt_path, None)
-        export(
-            model, Path(output) if output else Path(self.default_root_dir) / "student", data=data
-        )
+        run = Path(self.default_root_dir)
+        folder = Path(output) if output else run / "student"
+        export(model, folder, data=data, card=CardFacts.of_run(run))
 
     def prepare(
         self,

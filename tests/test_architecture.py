@@ -58,7 +58,7 @@ def part_of(path: Path) -> str:
 def test_imports_run_one_way(path):
     for name in imported(path):
         assert name.split(".")[0] != "callbacks", f"{path.name} imports the application"
-        part, target = part_of(path), (name.split(".") + [""])[1]
+        part, target = part_of(path), [*name.split("."), ""][1]
         if part in BELOW and target not in ("", "__version__", part):
             assert target in BELOW[part], f"{path.name} imports {name}"
 

@@ -87,7 +87,8 @@ def printed(capsys, *args: str) -> dict:
 
 
 def test_help_is_light():
-    code = "import sys; from kd_lightning.cli import main; main(['--help']); print('torch' in sys.modules)"
+    code = "import sys; from kd_lightning.cli import main; main(['--help'])"
+    code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.endswith("False\n")
     for command in ("fit", "validate", "test", "predict", "evaluate", "export"):

@@ -55,8 +55,8 @@ def test_a_loss_a_skill_and_a_method_of_one_file_each(tmp_path, tiny_teacher):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "SquaredDistance" in (tmp_path / "run/config.yaml").read_text()
-    contract = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/losses",
-                "-k", "SquaredDistance and not config and not leaf", "--rootdir", str(tmp_path)]  # fmt: skip
+    contract = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/losses"]
+    contract += ["-k", "SquaredDistance and not config and not leaf", "--rootdir", str(tmp_path)]
     done = subprocess.run(contract, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 10
