@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -98,6 +99,14 @@ class KDCLI(LightningCLI):
             refuse_existing_run(Path(config.trainer.default_root_dir))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        told = self._get(self.config_init, "trainer")
+        unwanted: list[type] = []
+        if told.enable_progress_bar is False:
+            unwanted.append(ProgressBar)
+        if told.enable_checkpointing is False:
+            unwanted.append(Checkpoint)
+        if isinstance(told.callbacks, list):
+            told.callbacks = [c for c in told.callbacks if not isinstance(c, tuple(unwanted))]
         trainer = super().instantiate_trainer(**kwargs)
         place_loggers(trainer.loggers, trainer.default_root_dir)
         return trainer
@@ -168,6 +177,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # values are global already
     warnings.filterwarnings("ignore", message=".*custom batch sampler `GlobalSampler`.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):

@@ -50,12 +50,14 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"kd_lightning {__version__}")
         return 0
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from kd_lightning.application import run
     from kd_lightning.errors import KDError
 
     try:
         run(argv, list(COMMANDS))
-    except KDError as error:
+    except (KDError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -22,13 +22,17 @@ CONFIGS = {"labels": "demo_labels.yaml", "distilled": "demo.yaml"}
 """The experiment that each arm is: they differ in the loss and the folder."""
 
 
-def commands(folder: Path, configs: Path, overrides: Sequence[str] = ()) -> list[list[str]]:
+def commands(
+    folder: Path, configs: Path, seed: int | None = None, overrides: Sequence[str] = ()
+) -> list[list[str]]:
     """The command lines that the quickstart consists of, `train.py` left out."""
+    keys = () if seed is None else ("seed_everything", "data.row_seed", "data.seed")
     return [
         [
             "fit",
             *("-c", str(configs / "experiment" / CONFIGS[arm])),
             f"--trainer.default_root_dir={folder / arm}",
+            *(f"--{key}={seed}" for key in keys),
             *overrides,
         ]
         for arm in ARMS
@@ -36,14 +40,19 @@ def commands(folder: Path, configs: Path, overrides: Sequence[str] = ()) -> list
 
 
 def quickstart(
-    folder: Path, configs: Path = Path("configs"), overrides: Sequence[str] = ()
+    folder: Path,
+    configs: Path = Path("configs"),
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, float]:
     """Train both arms, write and print the comparison; column to exact match on the test rows.
 
     Args:
         folder: where the two runs and the comparison go.
         configs: the checkout's `configs` folder.
-        overrides: options for both arms alike, such as `--seed_everything=2`.
+        seed: of the student's first weights, the rows, the slips and the order; None: the
+            configuration's.
+        overrides: further options for both arms alike.
     """
     from kd_lightning.cli import main as command_line
 
@@ -51,7 +60,7 @@ def quickstart(
         raise KDError(
             f"there is no {configs / 'experiment'}: run the quickstart in a checkout of the project"
         )
-    for number, arguments in enumerate(commands(folder, configs, overrides), 1):
+    for number, arguments in enumerate(commands(folder, configs, seed, overrides), 1):
         print(f"\n[{number}/2] python train.py {' '.join(arguments)}", flush=True)
         if command_line(arguments) != 0:
             raise KDError("the quickstart stopped: the line above says why")
@@ -97,12 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it from the shell; 0 when it worked, 2 with one sentence when the input was wrong."""
     parser = argparse.ArgumentParser(prog="quickstart", description=__doc__)
     parser.add_argument("--folder", type=Path, default=None, help="default: runs/quickstart")
-    parser.add_argument("overrides", nargs="*", help="for both arms: seed_everything=2 ...")
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--seed", type=int, default=None, help="another student, other rows")
+    asked, overrides = parser.parse_known_args(arguments)
     folder = asked.folder or fresh(Path("runs/quickstart"))
     started = time.monotonic()
     try:
-        matched = quickstart(folder, overrides=[f"--{o.lstrip('-')}" for o in asked.overrides])
+        matched = quickstart(folder, seed=asked.seed, overrides=overrides)
     except KDError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ Shape legend: `B` sequences, `T` tokens, `V` vocabulary, `D` width (`D_s` studen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Protocol
 
@@ -133,29 +133,45 @@ class Completion:
     """False: cut at the length limit, without an end token."""
 
 
-@dataclass
 class Batch:
-    """What one rank contributes to one optimizer step. The causal shift is already made."""
+    """What one rank contributes to one optimizer step. The causal shift is already made.
 
-    input_ids: Tensor  # [B, T] int64
-    attention_mask: Tensor  # [B, T] int64, 1 where there is a token
-    targets: Tensor  # [B, T] int64: the token that position t must predict, or IGNORE
-    weights: Tensor  # [B, T] float32: how much that token counts; 0 where targets is IGNORE
-    source: Tensor  # [B] int64: a Source
-    skill: Tensor  # [B] int64: index into the data module's `skills`
-    ids: tuple[str, ...] = ()  # the rows' names, for messages
-    examples: tuple[Example, ...] = ()  # the rows themselves, for graders
+    Not a dataclass: Lightning would look into one and round its weights in half precision.
+    """
+
+    def __init__(
+        self,
+        input_ids: Tensor,  # [B, T] int64
+        attention_mask: Tensor,  # [B, T] int64, 1 where there is a token
+        targets: Tensor,  # [B, T] int64: the token that position t must predict, or IGNORE
+        weights: Tensor,  # [B, T] float32: how much that token counts; 0 where targets is IGNORE
+        source: Tensor,  # [B] int64: a Source
+        skill: Tensor,  # [B] int64: index into the data module's `skills`
+        ids: tuple[str, ...] = (),  # the rows' names, for messages
+        examples: tuple[Example, ...] = (),  # the rows themselves, for graders
+    ) -> None:
+        self.input_ids = input_ids
+        self.attention_mask = attention_mask
+        self.targets = targets
+        self.weights = weights
+        self.source = source
+        self.skill = skill
+        self.ids = ids
+        self.examples = examples
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
 
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} rows, {self.input_ids.shape[1]} columns)"
+
+    def replace(self, **changes: Any) -> Batch:
+        """The same batch with other values in some fields."""
+        return Batch(**{**vars(self), **changes})
+
     def _map(self, on_tensor: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {
-            f.name: on_tensor(value)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **changed)
+        tensors = {k: on_tensor(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return self.replace(**tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -169,7 +185,7 @@ class Batch:
         """Rows `start` to `stop`, without the columns that hold only their padding."""
         width = int(self.attention_mask[start:stop].sum(1).max()) if stop > start else 0
         cut = self._map(lambda x: x[start:stop, : max(width, 1)] if x.ndim > 1 else x[start:stop])
-        return replace(cut, ids=self.ids[start:stop], examples=self.examples[start:stop])
+        return cut.replace(ids=self.ids[start:stop], examples=self.examples[start:stop])
 
     def split(self, rows: int | None = None, tokens: int | None = None) -> list[Batch]:
         """Micro-batches of at most `rows` rows, or of at most `tokens` padded tokens.
@@ -192,8 +208,7 @@ class Batch:
     def masked(self) -> Batch:
         """The first row with nothing to learn: keeps a rank in step with the others."""
         row = self.rows(0, 1)
-        return replace(
-            row,
+        return row.replace(
             targets=torch.full_like(row.targets, IGNORE),
             weights=torch.zeros_like(row.weights),
         )

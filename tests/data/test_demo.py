@@ -21,9 +21,9 @@ def evaluate(prompt):
         return "".join(reversed(found[1]))
     if found := re.fullmatch(r"Sort the letters of (\w+)\.", prompt):
         return "".join(c * found[1].count(c) for c in "abcdefghijklmnopqrstuvwxyz")
-    if found := re.fullmatch(r"Last letters of (\w+) (\w+) (\w+)\?", prompt):
+    if found := re.fullmatch(r"Last letters of (\w+) (\w+)\?", prompt):
         return "".join(word[len(word) - 1] for word in found.groups())
-    found = re.fullmatch(r"(.+)\. What is (\w)\?", prompt)
+    found = re.fullmatch(r"(.+)\. (\w)\?", prompt)
     return dict(pair.split("=") for pair in found[1].split(", "))[found[2]]
 
 

@@ -1,0 +1,1 @@
+"""Measurements beside controls and peers, one command each."""
