@@ -83,10 +83,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="instead of the experiment's own")
+    parser.add_argument("--parallel", type=int, default=2, help="runs at once")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/tiny_stories"))
     options = parser.parse_args()
     folder = options.folder / time.strftime("%Y%m%d-%H%M%S")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(options.parallel) as pool:
         jobs = [pool.submit(start, seed, folder) for seed in range(1, options.seeds + 1)]
         jobs += [
             pool.submit(arm, name, seed, folder, options.steps)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -330,7 +331,8 @@ class Distiller(LightningModule):
         if len(values) > 1:
             table |= {f"{prefix}/loss/{name}": value for name, value in values.items()}
         table |= self._grades.means(prefix)
-        self.log_dict(table, batch_size=1, logger=False)
-        if not self.trainer.sanity_checking:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(table, batch_size=1, logger=not fitting)
+        if fitting and not self.trainer.sanity_checking:  # Lightning would write the step before
             for logger in self.loggers:
                 logger.log_metrics(table, self.trainer.global_step)
