@@ -9,7 +9,6 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
@@ -18,7 +17,6 @@ from kd_lightning.evaluation.measure import (
     Answer,
     answer_kl,
     answered,
-    asked,
     batch_statistics,
     evaluating,
     merged,
@@ -33,7 +31,7 @@ COLUMNS = ("step", "id", "skill", "prompt", "reference", "teacher", "student", "
 class LogAnswers(Callback):
     """A table of prompts at each validation: reference, teacher's answer, student's, KL, grade.
 
-    Goes to `<run>/answers.jsonl` and, as a table, to Weights & Biases. The KL is that of the
+    A document is answered by its continuation. Goes to `<run>/answers.jsonl` and, as a table, to Weights & Biases. The KL is that of the
     student from the teacher per token of the reference answer. The teacher answers once.
     """
 
@@ -45,7 +43,6 @@ class LogAnswers(Callback):
         self.every = every
         self._validations = 0
         self._of_teacher: dict[str, str] | None = None
-        self._told = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -56,12 +53,7 @@ class LogAnswers(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, KDDataModule) or not isinstance(pl_module, Distiller):
             raise KDError("LogAnswers needs a Distiller and a data module of kd_lightning")
-        examples = asked(data, "validation", self.prompts)
-        if not examples:
-            if not self._told:
-                rank_zero_info("LogAnswers: the validation rows are documents, nothing to answer")
-            self._told = True
-            return
+        examples = data.examples("validation")[: self.prompts]
         rows = self.rows(pl_module, data, examples, trainer.global_step)
         if trainer.is_global_zero:
             self.write(trainer, rows)

@@ -178,6 +178,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # values are global already
+    warnings.filterwarnings("ignore", message=".*checkpointing.* is deprecated.*")  # new name: 5.23
     warnings.filterwarnings("ignore", message=".*custom batch sampler `GlobalSampler`.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):

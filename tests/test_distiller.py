@@ -213,3 +213,38 @@ def test_validation_reports_losses_and_agreement(tiny_teacher, tmp_path):
     assert found["val/teacher_ce"] == pytest.approx(float(-lp.gather(-1, gold).mean()), 1e-4)
     both = found["val/loss/ce"] + found["val/loss/kl"]
     assert found["val/loss"] == pytest.approx(both, 1e-5)
+
+
+def test_padded_vocabularies_of_one_tokenizer(tmp_path):
+    """Same tokenizer, different numbers of rows: padding rows neither count nor learn."""
+    from kd_lightning.distiller import Distiller
+    from tests.tiny import save_model
+
+    save_model(tmp_path / "t", width=32, vocab_size=128, tie_word_embeddings=False)
+    loss = losses.ForwardKL()
+    padded = config(vocab_size=96, tie_word_embeddings=False, initializer_range=0.3)
+    model = Distiller(
+        StudentSpec(config=padded),
+        loss,
+        LocalTeacher(str(tmp_path / "t")),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+    )
+    fit = steps.trainer(tmp_path)
+    fit.strategy.connect(model)
+    model.trainer = fit
+    model.configure_model()
+    batch = steps.global_batch()
+    student = model.student(batch).logits
+    teacher = model.teacher.forward(batch, frozenset()).logits.clone()
+    assert student.shape[-1] == 96 and teacher.shape[-1] == 128
+    counted = batch.weights > 0
+    lp = teacher[counted][:, :88].log_softmax(-1)
+    lq = student[counted][:, :88].log_softmax(-1)
+    each = (lp.exp() * (lp - lq)).sum(-1) * batch.weights[counted]
+    before = model.student.transformer.lm_head.weight.detach().clone()
+    fit.fit(model, steps.Steps())
+    expected = float((each.sum() / batch.weights.sum()).detach())
+    assert float(fit.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
+    moved = (model.student.transformer.lm_head.weight - before).detach()
+    assert moved[:88].abs().max() > 1e-4 and moved[88:].abs().max() == 0
+    assert moved.sum(0).abs().max() < 1e-5  # gradient rows sum to 0

@@ -216,8 +216,8 @@ def answered(
         found[i] = Answer(
             id=example.id,
             skill=example.skill,
-            prompt=as_text(example),
-            references=tuple(example.accepted),
+            prompt=as_text(example, data),
+            references=expected(example, data),
             text=completion.text,
             finished=completion.finished,
             grades=dict(data.grade(example, completion.text)),
@@ -235,12 +235,24 @@ def asked(data: KDDataModule, split: str, rows: int | None) -> list[Example]:
     return examples if rows is None else examples[:rows]
 
 
-def as_text(example: Example) -> str:
-    """The prompt as a reader sees it; roles are written where there are several turns."""
+def as_text(example: Example, data: KDDataModule) -> str:
+    """The prompt as a reader sees it; roles are written where there are several turns.
+
+    Of a document: the beginning that a model is asked to continue.
+    """
+    if example.plain:
+        return str(data.tokenizer.decode(data.prompt_ids(example), skip_special_tokens=True))
     turns = example.prompt
     if len(turns) == 1:
         return turns[0].content
     return "\n".join(f"[{turn.role}] {turn.content}" for turn in turns)
+
+
+def expected(example: Example, data: KDDataModule) -> tuple[str, ...]:
+    """The accepted answers; of a document: how it goes on."""
+    if example.plain:
+        return (example.answer.removeprefix(as_text(example, data)).strip(),)
+    return tuple(example.accepted)
 
 
 def share(data: KDDataModule, split: str) -> Any:

@@ -268,7 +268,11 @@ def test_other_kinds_of_runs(kind, tmp_path, tiny_teacher):
     plots = {p.stem for p in (tmp_path / "run" / "plots").glob("*.png")}
     assert ("teacher" in content) == (kind != "no_teacher")
     assert ("kl" in plots) == (kind != "no_teacher")
-    assert (tmp_path / "run" / "answers.jsonl").exists() == (kind != "documents")
+    if kind == "documents":  # the beginning is the prompt, the rest the reference
+        row = json.loads((tmp_path / "run" / "answers.jsonl").read_text().splitlines()[0])
+        whole = {e.id: e.answer for e in made.datamodule.examples("validation")}[row["id"]]
+        assert row["prompt"] and whole.startswith(row["prompt"]) and row["kl"] > 0
+        assert row["reference"] == whole.removeprefix(row["prompt"]).strip()
     if kind == "no_teacher":
         row = json.loads((tmp_path / "run" / "answers.jsonl").read_text().splitlines()[0])
         assert row["teacher"] is None and row["kl"] is None and row["student"] is not None
