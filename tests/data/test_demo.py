@@ -99,14 +99,11 @@ def test_the_slips_are_those_that_are_named():
         tens, ones = int(a[0]) + int(b[0]), int(a[1]) + int(b[1])
         assert ones > 9 and final(item.slip) == f"{tens}{ones % 10}"
     for item in slips("reversal"):
-        word = item.prompt.split()[1].strip(".")
-        assert item.slip == word[0] + item.answer[:-1]
+        assert len(item.slip) > 2 and item.slip + item.prompt[8] == item.answer
     for item in slips("sorting"):
-        word = item.prompt.split()[-1].strip(".")
-        assert item.slip[0] == word[0] and sorted(item.slip) == list(item.answer)
+        assert item.slip + max(item.answer) == item.answer
     for item in slips("endings"):
-        words = item.prompt.strip("?").split()[3:]
-        assert item.slip == "".join(word[0] for word in words)
+        assert item.slip == item.answer[0] + item.prompt.split()[-1][0]
     for item in slips("lookup"):
         assert item.slip in re.findall(r"\d+", item.prompt)
 

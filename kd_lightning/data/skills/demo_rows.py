@@ -50,23 +50,22 @@ def addition(rng: random.Random) -> Item:
 
 
 def reversal(rng: random.Random) -> Item:
-    """A word backwards; the slip leaves the first letter where it is."""
+    """A word backwards; the slip stops one letter early."""
     text = word(rng, 4, 7)
-    return Item("reversal", f"Reverse {text}.", text[::-1], text[0] + text[:0:-1])
+    return Item("reversal", f"Reverse {text}.", text[::-1], text[:0:-1])
 
 
 def sorting(rng: random.Random) -> Item:
-    """A word's letters in alphabetical order; the slip leaves the first letter where it is."""
+    """A word's letters in alphabetical order; the slip stops one letter early."""
     text = word(rng, 4, 5)
-    slip = text[0] + "".join(sorted(text[1:]))
-    return Item("sorting", f"Sort the letters of {text}.", "".join(sorted(text)), slip)
+    ordered = "".join(sorted(text))
+    return Item("sorting", f"Sort the letters of {text}.", ordered, ordered[:-1])
 
 
 def endings(rng: random.Random) -> Item:
-    """The last letters of two words; the slip takes the first letters."""
-    words = [word(rng, 3, 4) for _ in range(2)]
-    ends, starts = ("".join(w[i] for w in words) for i in (-1, 0))
-    return Item("endings", f"Last letters of {' '.join(words)}?", ends, starts)
+    """The last letters of two words; the slip takes the second word's first letter."""
+    one, two = (word(rng, 3, 4) for _ in range(2))
+    return Item("endings", f"Last letters of {one} {two}?", one[-1] + two[-1], one[-1] + two[0])
 
 
 def lookup(rng: random.Random) -> Item:
