@@ -89,6 +89,7 @@ def test_experiments_take_two_steps_with_the_demo_pair(path, tmp_path, monkeypat
         rows.write_text("".join(json.dumps(ROW) + "\n" for _ in range(12)))
         args += [f"--data.path={rows}", "--data.validation=null", "--data.validation_share=0.2"]
         args += ["--data.max_length=200"]
+        args += ["--data.end=eos"] if kind == "PlainText" else []
     else:
         args += ["--data.train_rows=16", "--data.validation_rows=5"]
     assert main(["fit", "-c", str(path), *args]) == 0
