@@ -65,7 +65,11 @@ def test_the_teacher_itself_can_be_the_student(shared, monkeypatch, tmp_path):
 def test_half_precision(precision, shared, monkeypatch, tmp_path):
     monkeypatch.setenv("KD_SHARED", str(shared))
     told = ["-c", str(ROOT / "configs/experiment/tiny_thinking.yaml"), *QUICK]
-    told += [f"--trainer.precision={precision}", "--trainer.callbacks=null", "--model.loss=ForwardKL"]
+    told += [
+        f"--trainer.precision={precision}",
+        "--trainer.callbacks=null",
+        "--model.loss=ForwardKL",
+    ]
     told += ["--model.optimizer.lr=1e-5"]
     told += ["--model.student.lora.rank=4", f"--model.student.path={shared}/models/stories260k",
              "--model.student.config=null", "--trainer.limit_val_batches=2"]  # fmt: skip

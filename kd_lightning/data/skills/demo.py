@@ -16,16 +16,18 @@ from kd_lightning.types import Example
 class Demo(KDDataModule):
     """Five families of instructions, of which a part may carry a cheap labeller's wrong answers.
 
-    Rows are a function of (family, split, seed), and which split a prompt belongs to is a function
-    of the prompt alone, so that no two settings can share a prompt between training and test.
-    `label_errors` is the share of *training* rows that were answered by a labeller who makes one
-    and the same slip in each family (forgets to carry, leaves the first letter in place, reads the
-    neighbour's value); where the slip changes nothing, such a row is right all the same.
-    Validation and test rows always hold the right answers.
+    Rows are a function of family, split and `row_seed`, and which split a prompt belongs to is a
+    function of the prompt alone: no two settings can share a prompt between training and test.
 
-    Source: column addition, word reversal, last-letter concatenation as in Wei et al. 2022,
-    arXiv 2201.11903, section 3 and 5; consistent instead of random label errors because random
-    ones average out (Rolnick et al. 2017, arXiv 1705.10694).
+    `label_errors` is the share of the *training* rows that were answered by a labeller who makes
+    one and the same slip in each family: forgets to carry, stops one letter early, takes the first
+    letter for the last, reads the entry before. Where the slip changes nothing (no carry), such a
+    row is right all the same. Validation and test rows always hold the right answers. The slips
+    are consistent because random errors average out of a student (Rolnick et al. 2017, arXiv
+    1705.10694) and because people's and models' errors are not random.
+
+    Source: last letters as in Wei et al. 2022, arXiv 2201.11903, section 5; written addition as the
+    scratchpad of Nye et al. 2021, arXiv 2112.00114.
     """
 
     def __init__(
@@ -103,12 +105,8 @@ class Demo(KDDataModule):
         )
 
     def grade(self, example: Example, answer: str) -> dict[str, float]:
-        """`exact_match` of the final answer (after `so`); `steps`: of all that is written."""
-        said, meant = answer.strip(), example.accepted[0]
-        return {
-            "exact_match": float(final(said) == final(meant)),
-            "steps": float(said == meant),
-        }
+        """Exact match of the final answer: what stands after `so`, where there is one."""
+        return {"exact_match": float(final(answer.strip()) == final(example.accepted[0]))}
 
 
 def final(answer: str) -> str:
