@@ -80,8 +80,10 @@ def main() -> None:
         )
         trainer.fit(model, data)
     on, off = (statistics.median(watch.seconds[logged]) for logged in (True, False))
-    print(f"CPU ms a step: {1000 * on:.1f} with logging every {EVERY} steps, {1000 * off:.1f} without")
-    print(f"logging costs {100 * (on / off - 1):+.1f}% of a step (medians of 5 stretches of {STRETCH})")
+    print(
+        f"CPU ms a step: {1000 * on:.1f} logged every {EVERY} steps, {1000 * off:.1f} never logged"
+    )
+    print(f"logging costs {100 * (on / off - 1):+.1f}% (medians of 5 stretches of {STRETCH} steps)")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ COLUMNS = ("step", "id", "skill", "prompt", "reference", "teacher", "student", "
 class LogAnswers(Callback):
     """A table of prompts at each validation: reference, teacher's answer, student's, KL, grade.
 
-    A document is answered by its continuation. Goes to `<run>/answers.jsonl` and, as a table, to Weights & Biases. The KL is that of the
-    student from the teacher per token of the reference answer. The teacher answers once.
+    A document is answered by its continuation. Goes to `<run>/answers.jsonl` and, as a table, to
+    Weights & Biases. The KL is that of the student from the teacher per token of the reference
+    answer. The teacher answers once.
     """
 
     def __init__(self, prompts: int = 8, every: int = 1) -> None:
