@@ -157,10 +157,9 @@ class Distiller(LightningModule):
         statistics = self.no_statistics()
         for micro, last in iterate(self.micro_batches(batch)):
             with self.synchronised(last):
-                output, sums = self.run(micro, logged)
-                parts = [v / counts[k].clamp_min(1e-9) for k, v in output.terms.items()]
+                objective, output, sums = self.run(micro, counts, logged)
                 # data-parallel wrappers average gradients over ranks; the sum is meant
-                self.manual_backward(torch.stack(parts).sum() * self.trainer.world_size)
+                self.manual_backward(objective * self.trainer.world_size)
             for name, value in output.terms.items():
                 terms[name] += value.detach()
             statistics += sums
@@ -176,19 +175,22 @@ class Distiller(LightningModule):
         if scheduler is not None:
             scheduler.step()
 
-    def run(self, batch: Batch, measured: bool, teach: bool = False) -> tuple[LossOutput, Tensor]:
-        """The loss's sums over one micro-batch and, if asked for, the statistics `[S, M]`."""
+    def run(
+        self, batch: Batch, counts: Mapping[str, Tensor], measured: bool, teach: bool = False
+    ) -> tuple[Tensor, LossOutput, Tensor]:
+        """The objective over one micro-batch, the loss's sums, the statistics `[S, M]` if asked."""
         teacher: ModelOutput | None = None
         if self.teacher is not None and (self.loss.needs or teach):
             teacher = self.teacher.forward(batch, self.loss.needs | (LOGITS if teach else set()))
 
-        def then(student: ModelOutput) -> tuple[LossOutput, Tensor]:
-            output = self.loss(student, teacher, batch)
+        def then(student: ModelOutput) -> tuple[Tensor, LossOutput, Tensor]:
+            objective, output = self.loss.objective(student, teacher, batch, counts)
             if not measured:
-                return output, self.no_statistics()
-            return output, token_statistics(student, teacher, batch, len(self.skills))
+                return objective, output, self.no_statistics()
+            statistics = token_statistics(student, teacher, batch, len(self.skills))
+            return objective, output, statistics
 
-        made: tuple[LossOutput, Tensor] = self.student(batch, then)
+        made: tuple[Tensor, LossOutput, Tensor] = self.student(batch, then)
         return made
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
@@ -286,8 +288,9 @@ class Distiller(LightningModule):
 
     def measure(self, batch: Batch, graded: int) -> None:
         """Add a batch to the sums; let the student answer the first `graded` rows."""
-        output, statistics = self.run(batch, measured=True, teach=True)
-        for name, count in self.loss.count(batch).items():
+        counts = self.loss.count(batch)
+        _, output, statistics = self.run(batch, counts, measured=True, teach=True)
+        for name, count in counts.items():
             self._counts[name] = self._counts.get(name, torch.zeros_like(count)) + count
             value = output.terms[name].detach()
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value

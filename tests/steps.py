@@ -17,7 +17,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from kd_lightning.distiller import Distiller
-from kd_lightning.losses import base
+from kd_lightning.losses import tokens
 from kd_lightning.losses.base import Loss
 from kd_lightning.losses.weighted import Term
 from kd_lightning.models.spec import StudentSpec
@@ -133,7 +133,7 @@ def step(teacher: str, loss: Loss, folder: str | Path, **more: Any) -> dict[str,
 
 def main(teacher: str, folder: str) -> None:
     torch.set_num_threads(1)
-    base.CHUNK_BYTES = 4 * 8 * 88 * 3  # three tokens a chunk
+    tokens.CHUNK_BYTES = 4 * tokens.FUSED_TILES * 88 * 3  # three tokens a chunk
     found = {
         name: step(teacher, loss, folder, devices=2, strategy="ddp")
         for name, loss in named_losses().items()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Divergence
-from kd_lightning.losses.kl import kl
+from kd_lightning.losses.kl import kl, kl_and_terms
 
 
 class AdaptiveKL(Divergence):
@@ -39,6 +39,16 @@ class AdaptiveKL(Divergence):
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         head = self.head_weight(log_s, log_t)
         return head * kl(log_t, log_s) + (1 - head) * kl(log_s, log_t)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        head = self.head_weight(log_s, log_t)
+        forward, p, _ = kl_and_terms(log_t, log_s)
+        backward, _, terms = kl_and_terms(log_s, log_t)
+        value = head * forward + (1 - head) * backward
+        head = head[:, None]
+        return value, terms.mul_(1 - head).sub_(p.mul_(head))
 
     @torch.no_grad()
     def head_weight(self, log_s: Tensor, log_t: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Divergence
-from kd_lightning.losses.kl import kl
+from kd_lightning.losses.kl import kl, kl_and_terms
 
 CLOSEST = 1e-3
 """Nearer to a limit than this, float32 rounding (about 1e-7 over the distance) takes over."""
@@ -46,3 +46,17 @@ class AlphaDivergence(Divergence):
             return kl(log_t, log_s)
         log_sum = torch.logsumexp(alpha * log_t + (1 - alpha) * log_s, dim=-1)
         return log_sum.expm1() / (alpha * (alpha - 1))
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        alpha = self.alpha
+        if alpha == 0:
+            value, _, terms = kl_and_terms(log_s, log_t)
+            return value, terms
+        if alpha == 1:
+            value, p, _ = kl_and_terms(log_t, log_s)
+            return value, p.neg_()
+        between = alpha * log_t + (1 - alpha) * log_s
+        value = between.logsumexp(-1).expm1() / (alpha * (alpha - 1))
+        return value, between.exp_().div_(-alpha)

@@ -59,6 +59,22 @@ class AlphaBetaDivergence(Divergence):
         student = beta / both * (both * log_s).exp()
         return (teacher + student - (alpha * log_t + beta * log_s).exp()).sum(-1) / (alpha * beta)
 
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        value = self.per_token(log_s, log_t)
+        if self.beta == 0:  # (q^a - p^a) / a
+            return value, self._powers(log_s, log_t, self.alpha)
+        if self.alpha == 0:  # q^b log(q/p)
+            return value, (self.beta * log_s).exp().mul_(log_s - log_t)
+        both = self.alpha + self.beta
+        between = (self.alpha * log_t + self.beta * log_s).exp_()
+        return value, (both * log_s).exp_().sub_(between).div_(self.alpha)
+
+    @staticmethod
+    def _powers(log_s: Tensor, log_t: Tensor, power: float) -> Tensor:
+        return (power * log_s).exp_().sub_((power * log_t).exp_()).div_(power)
+
 
 def _limit(log_a: Tensor, log_b: Tensor, power: float) -> Tensor:
     """Sum of power a^power log(a/b) - a^power + b^power, over power^2, `[N]`."""

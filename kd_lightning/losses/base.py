@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kd_lightning.errors import KDError
+from kd_lightning.losses.tokens import Tokens, TokenSum
 from kd_lightning.types import IGNORE, Batch, LossOutput, ModelOutput, Progress, Signal
-
-CHUNK_BYTES = 256 * 2**20
-"""Budget for the float32 tiles of one chunk; the token count of a chunk follows from it."""
-
-_TILES = 8
-"""Float32 tensors of the logits' shape that a divergence holds at once, about."""
 
 
 class Loss(nn.Module, ABC):
@@ -45,51 +40,35 @@ class Loss(nn.Module, ABC):
     ) -> LossOutput:
         """Term name to its sum over the batch, `[]`, with the same names as `count`."""
 
-
-class Tokens:
-    """A chunk of counted tokens: the logits of both models and their log-softmax, made once."""
-
-    def __init__(
+    def objective(
         self,
-        student: Tensor,
-        teacher: Tensor | None,
-        targets: Tensor,
-        vocab: int,
-    ) -> None:
-        """`student [N, V_s]`, `teacher [N, V_t]` logits; `vocab`: the ids that both models know."""
-        self.student = _upcast(student)
-        self.teacher = None if teacher is None else _upcast(teacher)
-        self.targets = targets
-        self.vocab = vocab
-        self._made: dict[tuple[str, float], Tensor] = {}
+        student: ModelOutput,
+        teacher: ModelOutput | None,
+        batch: Batch,
+        counts: Mapping[str, Tensor],
+    ) -> tuple[Tensor, LossOutput]:
+        """What a step differentiates, `[]`: each term over its count, added up; and the terms.
 
-    def log_s(self, temperature: float = 1.0) -> Tensor:
-        """Student log-probabilities over the shared ids, `[N, V]`."""
-        return self._log("s", self.student, temperature)
-
-    def log_t(self, temperature: float = 1.0) -> Tensor:
-        """Teacher log-probabilities over the shared ids, `[N, V]`; no gradient."""
-        if self.teacher is None:
-            raise AssertionError("a loss that reads the teacher must declare it in `needs`")
-        return self._log("t", self.teacher, temperature)
-
-    def nll(self) -> Tensor:
-        """Student -log p(target) over all of its own rows, `[N]`: what cross-entropy sums."""
-        z = self.student
-        return z.logsumexp(-1) - z.gather(-1, self.targets[:, None]).squeeze(-1)
-
-    def _log(self, who: str, logits: Tensor, temperature: float) -> Tensor:
-        key = (who, temperature)
-        if key not in self._made:
-            shared = logits[:, : self.vocab]
-            shared = shared / temperature if temperature != 1.0 else shared
-            self._made[key] = shared.log_softmax(-1)
-        return self._made[key]
+        Only the first has to have a graph. It is one number, so a loss that knows what its terms
+        are divided by can make the gradient together with the value.
+        """
+        output = self(student, teacher, batch)
+        parts = [value / counts[name].clamp_min(1e-9) for name, value in output.terms.items()]
+        return torch.stack(parts).sum(), output
 
 
-def _upcast(logits: Tensor) -> Tensor:
-    """Half precision to float32 before any softmax; float32 and float64 as they are."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+def _derivative(values: Tensor, by: Tensor) -> Tensor:
+    """Of each row's value by the row, `[N, V]`; 0 where the value does not depend on it."""
+    if not values.requires_grad:
+        return torch.zeros_like(by)
+    (found,) = torch.autograd.grad(values.sum(), by, allow_unused=True, materialize_grads=True)
+    return found
+
+
+def _forget(cls: type, derived: str, stated: set[str], base: type) -> None:
+    """Give a class that states one of the values, but not their derivative, the general one."""
+    if stated & vars(cls).keys() and derived not in vars(cls):
+        setattr(cls, derived, vars(base)[derived])
 
 
 class TokenLoss(Loss, ABC):
@@ -105,9 +84,26 @@ class TokenLoss(Loss, ABC):
         """Weight of every position in this loss, `[B, T]`; 0 where it is not counted."""
         return batch.weights * (batch.targets != IGNORE)
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """A class that states another value does not inherit the slope of the former one."""
+        super().__init_subclass__(**more)
+        _forget(cls, "with_slope", {"per_row"}, TokenLoss)
+
     @abstractmethod
     def per_row(self, tokens: Tokens) -> Tensor:
         """The loss of each token of the chunk, `[N]`."""
+
+    def with_slope(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """`per_row`, and its derivative by the student's logits `[N, V]` in a new tensor.
+
+        Differentiates `per_row`; a loss may state its derivative, which is faster. Ids at the end
+        that the derivative leaves out have none.
+        """
+        with torch.enable_grad():
+            tokens = tokens.with_leaf()
+            value = self.per_row(tokens)
+            slope = _derivative(value, tokens.student)
+        return value.detach(), slope
 
     def count(self, batch: Batch) -> dict[str, Tensor]:
         return {self.name: self.counted(batch).sum()}
@@ -139,6 +135,11 @@ class Divergence(TokenLoss, ABC):
         self.temperature = temperature
         self.square_temperature = square_temperature
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """The same for the derivative of `per_token`."""
+        super().__init_subclass__(**more)
+        _forget(cls, "compare_with_slope", {"per_token", "compare"}, Divergence)
+
     @abstractmethod
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         """`[N, V]` student and `[N, V]` teacher log-probabilities to `[N]`."""
@@ -147,56 +148,40 @@ class Divergence(TokenLoss, ABC):
         """`per_token`, for a divergence that also reads the label `[N]`."""
         return self.per_token(log_s, log_t)
 
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""`compare`, and its derivative by `log_s` `[N, V]` in a new tensor.
+
+        .. math:: r_v = \frac{\partial D}{\partial \log q_v}
+
+        as if the log-probabilities were free: that they belong to a distribution is seen to by
+        `with_slope`, so any constant multiple of q may be added. Differentiates `compare`; a
+        divergence may state its derivative, which is faster.
+        """
+        with torch.enable_grad():
+            log_s = log_s.detach().requires_grad_()
+            value = self.compare(log_s, log_t, targets)
+            slope = _derivative(value, log_s)
+        return value.detach(), slope
+
     def per_row(self, tokens: Tokens) -> Tensor:
         log_s, log_t = tokens.log_s(self.temperature), tokens.log_t(self.temperature)
         value = self.compare(log_s, log_t, tokens.targets)
         return value * self.temperature**2 if self.square_temperature else value
 
+    def with_slope(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        r"""In closed form, from the derivative r by the log-probabilities.
 
-def chunk_rows(vocab: int) -> int:
-    """How many tokens of `vocab` logits fit into the byte budget."""
-    return max(1, CHUNK_BYTES // (4 * _TILES * max(1, vocab)))
-
-
-def over_tokens(
-    function: Callable[[Tokens, Tensor], Tensor],
-    student: ModelOutput,
-    teacher: ModelOutput | None,
-    batch: Batch,
-    rows: Tensor,
-    chunk: int | None = None,
-) -> Tensor:
-    """Sum of `function(tokens, rows of the chunk)` over chunks of the flat positions `rows [N]`.
-
-    Only these positions reach a head, so no `[B, T, V]` tensor exists; a chunk's logits are
-    computed again in the backward pass instead of being kept. No row at all: one empty chunk, whose
-    sum is 0 and has a graph.
-    """
-    vocab = student.head.vocab if teacher is None else min(student.head.vocab, teacher.head.vocab)
-    hidden_s = student.hidden.flatten(0, 1)
-    hidden_t = None if teacher is None else teacher.hidden.flatten(0, 1)
-    targets = batch.targets.flatten()
-
-    def one(index: Tensor, states: Tensor) -> Tensor:
-        logits_t = None
-        if teacher is not None and hidden_t is not None:
-            with torch.no_grad():
-                logits_t = teacher.head(hidden_t[index])
-        tokens = Tokens(student.head(states), logits_t, targets[index].clamp_min(0), vocab)
-        return function(tokens, index)
-
-    size = chunk or chunk_rows(vocab)
-    pieces = list(torch.split(rows, size)) if len(rows) else [rows]
-    total: Tensor | None = None
-    for index in pieces:
-        states = hidden_s[index]
-        if len(pieces) > 1 and torch.is_grad_enabled():
-            part = checkpoint(one, index, states, use_reentrant=False, preserve_rng_state=False)
-        else:
-            part = one(index, states)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+        .. math:: \frac{\partial D}{\partial z_v} = \frac{1}{T} \Big(r_v - q_v \sum_u r_u\Big)
+        """
+        temperature = self.temperature
+        log_s, log_t = tokens.log_s(temperature), tokens.log_t(temperature)
+        value, slope = self.compare_with_slope(log_s, log_t, tokens.targets)
+        slope.addcmul_(log_s.exp(), slope.sum(-1, keepdim=True), value=-1)
+        if self.square_temperature:
+            return value * temperature**2, slope.mul_(temperature)
+        return value, slope if temperature == 1.0 else slope.div_(temperature)
 
 
 def token_sums(
@@ -206,20 +191,5 @@ def token_sums(
     batch: Batch,
     chunk: int | None = None,
 ) -> dict[str, Tensor]:
-    """Every loss's weighted sum, over one projection of the hidden states.
-
-    A teacher that none of the losses reads is not projected.
-    """
-    if not any(Signal.LOGITS in loss.needs for loss in losses.values()):
-        teacher = None
-    weights = {name: loss.counted(batch).flatten() for name, loss in losses.items()}
-    anywhere = torch.stack(list(weights.values())).ne(0).any(0)
-    rows = anywhere.nonzero().squeeze(-1)
-
-    def sums(tokens: Tokens, index: Tensor) -> Tensor:
-        return torch.stack(
-            [(weights[name][index] * loss.per_row(tokens)).sum() for name, loss in losses.items()]
-        )
-
-    total = over_tokens(sums, student, teacher, batch, rows, chunk)
-    return dict(zip(losses, total.unbind(), strict=True))
+    """Every loss's weighted sum, over one projection of the hidden states."""
+    return TokenSum(losses, student, teacher, batch, chunk).terms()

@@ -23,3 +23,10 @@ class Hellinger(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return 0.5 * ((0.5 * log_t).exp() - (0.5 * log_s).exp()).square().sum(-1)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        root = (0.5 * log_s).exp_()
+        gap = root - (0.5 * log_t).exp_()
+        return 0.5 * gap.square().sum(-1), gap.mul_(root).mul_(0.5)

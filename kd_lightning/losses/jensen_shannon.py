@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Divergence
-from kd_lightning.losses.kl import kl
+from kd_lightning.losses.kl import kl, kl_and_terms
 
 
 class JensenShannon(Divergence):
@@ -44,3 +44,12 @@ class JensenShannon(Divergence):
         beta = self.beta
         log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
         return beta * kl(log_t, log_m) + (1 - beta) * kl(log_s, log_m)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        beta = self.beta
+        log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
+        of_teacher = kl_and_terms(log_t, log_m)[0]
+        of_student, _, terms = kl_and_terms(log_s, log_m)
+        return beta * of_teacher + (1 - beta) * of_student, terms.mul_(1 - beta)

@@ -13,6 +13,13 @@ def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     return (log_a.exp() * (log_a - log_b)).sum(-1)
 
 
+def kl_and_terms(log_a: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(a || b), `[N]`; a, `[N, V]`; and what KL sums over, a log(a/b), `[N, V]`."""
+    a = log_a.exp()
+    terms = (log_a - log_b).mul_(a)
+    return terms.sum(-1), a, terms
+
+
 class ForwardKL(Divergence):
     r"""Cover everything that the teacher finds likely: KL(teacher || student).
 
@@ -28,6 +35,12 @@ class ForwardKL(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return kl(log_t, log_s)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        value, p, _ = kl_and_terms(log_t, log_s)
+        return value, p.neg_()
 
 
 class ReverseKL(Divergence):
@@ -45,6 +58,12 @@ class ReverseKL(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return kl(log_s, log_t)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        value, _, terms = kl_and_terms(log_s, log_t)
+        return value, terms
 
 
 class SymmetricKL(Divergence):
@@ -75,3 +94,11 @@ class SymmetricKL(Divergence):
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         w = self.forward_weight
         return ((w * log_t.exp() - (1 - w) * log_s.exp()) * (log_t - log_s)).sum(-1)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        w, gap = self.forward_weight, log_t - log_s
+        forward, backward = log_t.exp().mul_(w), log_s.exp().mul_(1 - w)
+        value = ((forward - backward) * gap).sum(-1)
+        return value, backward.mul_(gap).add_(forward).neg_()

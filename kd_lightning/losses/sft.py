@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kd_lightning.losses.base import TokenLoss, Tokens
+from kd_lightning.losses.base import TokenLoss
+from kd_lightning.losses.tokens import Tokens
 from kd_lightning.types import Batch, Source
 
 
@@ -26,3 +27,9 @@ class CrossEntropy(TokenLoss):
 
     def per_row(self, tokens: Tokens) -> Tensor:
         return tokens.nll()
+
+    def with_slope(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        z, label = tokens.student, tokens.targets[:, None]
+        log_sum = z.logsumexp(-1, keepdim=True)
+        slope = (z - log_sum).exp_().scatter_add_(-1, label, z.new_full(label.shape, -1.0))
+        return (log_sum - z.gather(-1, label)).squeeze(-1), slope

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Divergence
-from kd_lightning.losses.kl import kl
+from kd_lightning.losses.kl import kl, kl_and_terms
 
 
 class Skewed(Divergence, ABC):
@@ -30,10 +30,13 @@ class Skewed(Divergence, ABC):
 
     def skewed_kl(self, log_a: Tensor, log_b: Tensor) -> Tensor:
         """KL(a || skew * a + (1 - skew) * b), `[N]`."""
-        log_m = log_b
-        if self.skew > 0:
-            log_m = torch.logaddexp(log_a + math.log(self.skew), log_b + math.log1p(-self.skew))
-        return kl(log_a, log_m)
+        return kl(log_a, self.skewed(log_a, log_b))
+
+    def skewed(self, log_a: Tensor, log_b: Tensor) -> Tensor:
+        """log(skew * a + (1 - skew) * b), `[N, V]`."""
+        if self.skew == 0:
+            return log_b
+        return torch.logaddexp(log_a + math.log(self.skew), log_b + math.log1p(-self.skew))
 
 
 class SkewForwardKL(Skewed):
@@ -51,6 +54,13 @@ class SkewForwardKL(Skewed):
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return self.skewed_kl(log_t, log_s)
 
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        log_m = self.skewed(log_t, log_s)
+        value, p, _ = kl_and_terms(log_t, log_m)
+        return value, (log_s - log_m).exp_().mul_(p).mul_(self.skew - 1)
+
 
 class SkewReverseKL(Skewed):
     r"""Reverse KL with a little of the student mixed into the teacher; at most -log(alpha).
@@ -66,3 +76,12 @@ class SkewReverseKL(Skewed):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return self.skewed_kl(log_s, log_t)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        log_m = self.skewed(log_s, log_t)
+        value, q, terms = kl_and_terms(log_s, log_m)
+        if self.skew > 0:  # the mixture moves with the student
+            terms -= (log_s - log_m).exp_().mul_(q).mul_(self.skew)
+        return value, terms

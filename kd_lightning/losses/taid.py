@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Divergence
-from kd_lightning.losses.kl import kl
+from kd_lightning.losses.kl import kl, kl_and_terms
 from kd_lightning.types import Progress
 
 
@@ -67,9 +67,18 @@ class TAID(Divergence):
         return self.state.view(torch.float32)[0]
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
+        return kl(self.target(log_s, log_t), log_s)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        value, target, _ = kl_and_terms(self.target(log_s, log_t), log_s)
+        return value, target.neg_()
+
+    def target(self, log_s: Tensor, log_t: Tensor) -> Tensor:
+        """The target's log-probabilities, `[N, V]`; no gradient."""
         t = self.t.to(log_s.dtype)
-        target = ((1 - t) * log_s.detach() + t * log_t).log_softmax(-1)
-        return kl(target, log_s)
+        return ((1 - t) * log_s.detach() + t * log_t).log_softmax(-1)
 
     @torch.no_grad()
     def begin_step(self, progress: Progress) -> None:

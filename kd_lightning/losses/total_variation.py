@@ -22,3 +22,10 @@ class TotalVariation(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return 0.5 * (log_t.exp() - log_s.exp()).abs().sum(-1)
+
+    def compare_with_slope(
+        self, log_s: Tensor, log_t: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        q = log_s.exp()
+        gap = q - log_t.exp()
+        return 0.5 * gap.abs().sum(-1), gap.sign_().mul_(q).mul_(0.5)

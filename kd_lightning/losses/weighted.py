@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import KDError
-from kd_lightning.losses.base import Loss, TokenLoss, token_sums
+from kd_lightning.losses.base import Loss, TokenLoss
+from kd_lightning.losses.tokens import TokenSum
 from kd_lightning.schedules import Schedule
 from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress
 
@@ -89,20 +91,45 @@ class Weighted(Loss):
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch
     ) -> LossOutput:
-        weights = self.weights()
-        on_tokens = {name: loss for name, loss in self._each() if isinstance(loss, TokenLoss)}
-        sums = token_sums(on_tokens, student, teacher, batch) if on_tokens else {}
+        found = {name: loss(student, teacher, batch) for name, loss in self._others()}
+        if on_tokens := self._on_tokens():
+            sums = TokenSum(on_tokens, student, teacher, batch).terms()
+            found |= {name: LossOutput({on_tokens[name].name: v}) for name, v in sums.items()}
+        return self._joined(found)
+
+    def objective(
+        self,
+        student: ModelOutput,
+        teacher: ModelOutput | None,
+        batch: Batch,
+        counts: Mapping[str, Tensor],
+    ) -> tuple[Tensor, LossOutput]:
+        weights, found, total = self.weights(), {}, torch.zeros((), device=student.hidden.device)
+        for name, loss in self._others():
+            own = {key: counts[ours] for ours, (term, key) in self._keys.items() if term == name}
+            part, found[name] = loss.objective(student, teacher, batch, own)
+            total = total + weights[name] * part
+        if on_tokens := self._on_tokens():
+            part, sums = TokenSum(on_tokens, student, teacher, batch).total(weights, counts)
+            found |= {name: LossOutput({on_tokens[name].name: v}) for name, v in sums.items()}
+            total = total + part
+        return total, self._joined(found)
+
+    def _joined(self, found: Mapping[str, LossOutput]) -> LossOutput:
+        """The terms' own results, weighted and under our keys, in our order."""
         terms: dict[str, Tensor] = {}
         logs: dict[str, Tensor] = {}
-        for name, loss in self._each():
-            if isinstance(loss, TokenLoss):
-                own = {loss.name: sums[name]}
-            else:
-                output = loss(student, teacher, batch)
-                own = output.terms
-                logs |= {f"{name}/{key}": value for key, value in output.logs.items()}
-            terms |= {k: weights[name] * v for k, v in self._rename(name, own).items()}
+        for name, weight in self.weights().items():
+            own = self._rename(name, found[name].terms)
+            terms |= {key: weight * value for key, value in own.items()}
+            logs |= {f"{name}/{key}": value for key, value in found[name].logs.items()}
         return LossOutput(terms, logs)
+
+    def _on_tokens(self) -> dict[str, TokenLoss]:
+        return {name: loss for name, loss in self._each() if isinstance(loss, TokenLoss)}
+
+    def _others(self) -> Iterator[tuple[str, Loss]]:
+        return ((name, loss) for name, loss in self._each() if not isinstance(loss, TokenLoss))
 
     def _each(self) -> Iterator[tuple[str, Loss]]:
         return ((name, cast(Loss, loss)) for name, loss in self.losses.items())

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kd_lightning.losses.base import Tokens, over_tokens
+from kd_lightning.losses.tokens import Tokens, over_tokens
 from kd_lightning.types import IGNORE, Batch, ModelOutput
 
 STATISTICS = (

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from kd_lightning.kernels.projection import Projection
+
 
 class LinearHead:
     r"""The output projection with everything that some families do after it.
@@ -36,6 +38,15 @@ class LinearHead:
             with torch.autocast(hidden.device.type, enabled=False):
                 return self._project(hidden)
         return self._project(hidden)
+
+    def projection(self) -> Projection | None:
+        """The head as plain tensors, or None where it is more than that."""
+        return Projection.of(
+            self.linear,
+            scale=self.scale,
+            softcap=self.softcap,
+            own_precision=self.own_precision,
+        )
 
     def _project(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.linear(hidden)
