@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +17,12 @@ from torch import Tensor
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Loss
 from kd_lightning.metrics.agreement import STATISTICS, by_skill, token_statistics
-from kd_lightning.metrics.grades import GradeBook
+from kd_lightning.metrics.grades import graded_answers
+from kd_lightning.metrics.running import Running
 from kd_lightning.models import loading, vocabulary
 from kd_lightning.models.causal import CausalLM, build_student
 from kd_lightning.models.spec import StudentSpec
+from kd_lightning.reliability.finite import stop_unless_finite
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress, Sampling, Signal, iterate
 
@@ -165,7 +165,7 @@ class Distiller(LightningModule):
             statistics += sums
         values = {k: v / counts[k].clamp_min(1e-9) for k, v in self.over_ranks(terms).items()}
         norm = self.clip()
-        self.guard(values, norm, batch)
+        stop_unless_finite(self.trainer, values, norm, batch)
         optimizer.step()
         optimizer.zero_grad()
         self.loss.end_step(values)
@@ -223,23 +223,6 @@ class Distiller(LightningModule):
         trained = [p for p in self.parameters() if p.grad is not None]
         return torch.nn.utils.clip_grad_norm_(trained, limit)
 
-    def guard(self, values: Mapping[str, Tensor], norm: Tensor, batch: Batch) -> None:
-        """Stop before the optimizer moves if a loss or the gradient is not finite, on all ranks."""
-        finite = torch.stack([*values.values(), norm.to(self.device)]).isfinite().all()
-        if bool(finite):
-            return
-        folder = Path(self.trainer.default_root_dir) / "not_finite"
-        state = folder / f"step-{self.trainer.global_step}.ckpt"
-        self.trainer.save_checkpoint(state)
-        rows = state.with_name(f"{state.stem}-rank-{self.global_rank}.json")
-        rows.write_text(json.dumps({"step": self.trainer.global_step, "ids": batch.ids}))
-        told = {name: float(value) for name, value in values.items()}
-        raise KDError(
-            f"loss {told}, gradient norm {float(norm)} at step {self.trainer.global_step}: stopped "
-            f"before the optimizer moved. Rows of this rank: {', '.join(batch.ids)}. The state is "
-            f"in {state}, the rows in {rows}; look at the rows, or lower the learning rate"
-        )
-
     # ---- what is logged -----------------------------------------------------------------------
 
     @property
@@ -269,16 +252,12 @@ class Distiller(LightningModule):
     # ---- validation, test, predict --------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
-        self._statistics = self.no_statistics()
-        self._grades = GradeBook()
-        self._graded = 0
+        self.running = Running(self.no_statistics())
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.measure(batch, self.graded_rows - self._graded)
+        self.measure(batch, self.graded_rows - self.running.graded)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.measure(batch, len(batch))
@@ -290,33 +269,15 @@ class Distiller(LightningModule):
         """Add a batch to the sums; let the student answer the first `graded` rows."""
         counts = self.loss.count(batch)
         _, output, statistics = self.run(batch, counts, measured=True, teach=True)
-        for name, count in counts.items():
-            self._counts[name] = self._counts.get(name, torch.zeros_like(count)) + count
-            value = output.terms[name].detach()
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._statistics += statistics
+        self.running.add(output.terms, counts, statistics)
         for answer in self.answer(batch, graded):
-            self._grades.add(answer["skill"], answer["grades"])
-            self._graded += 1
+            self.running.grade(answer["skill"], answer["grades"])
 
     def answer(self, batch: Batch, rows: int) -> list[dict[str, Any]]:
         """The student's answers to the first rows that ask for one, graded by their skill."""
         data: Any = getattr(self.trainer, "datamodule", None)
         asked = [e for e in batch.examples[: max(0, rows)] if not e.plain]
-        if data is None or not asked:
-            return []
-        made = self.student.generate([data.prompt_ids(e) for e in asked], self.answers)
-        return [
-            {
-                "id": example.id,
-                "skill": example.skill,
-                "answer": completion.text,
-                "finished": completion.finished,
-                "references": list(example.accepted),
-                "grades": data.grade(example, completion.text),
-            }
-            for example, completion in zip(asked, made, strict=True)
-        ]
+        return graded_answers(self.student, data, asked, self.answers) if data and asked else []
 
     def on_validation_epoch_end(self) -> None:
         self.report("val")
@@ -326,14 +287,8 @@ class Distiller(LightningModule):
 
     def report(self, prefix: str) -> None:
         """Log what the epoch's sums say, the same on all ranks."""
-        counts, sums = self.over_ranks(self._counts), self.over_ranks(self._sums)
-        statistics = self.over_ranks({"sums": self._statistics})["sums"]
-        table = by_skill(statistics, self.skills, prefix, self.teacher is not None)
-        values = {name: float(sums[name] / counts[name].clamp_min(1e-9)) for name in counts}
-        table[f"{prefix}/loss"] = sum(values.values())
-        if len(values) > 1:
-            table |= {f"{prefix}/loss/{name}": value for name, value in values.items()}
-        table |= self._grades.means(prefix)
+        has_teacher = self.teacher is not None
+        table = self.running.table(prefix, self.over_ranks, self.skills, has_teacher)
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self.log_dict(table, batch_size=1, logger=not fitting)
         if fitting and not self.trainer.sanity_checking:  # Lightning would write the step before

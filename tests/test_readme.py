@@ -46,7 +46,9 @@ def test_every_loss_and_skill_is_named():
             assert f"`{name}`" in README or name == "Term", name
 
 
-@pytest.mark.parametrize("block", re.findall(r"^    (python train\.py fit .*?)$(?!\n {6})", README, re.M))
+@pytest.mark.parametrize(
+    "block", re.findall(r"^    (python train\.py fit .*?)$(?!\n {6})", README, re.M)
+)
 def test_fit_lines_parse(block, capsys):
     from kd_lightning.cli import main
 

@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch.distributed as dist
+
+from kd_lightning.types import Completion, Example, Sampling
+
+
+class Speaker(Protocol):
+    """A model that answers prompts of token ids."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Completion]: ...
+
+
+class Grader(Protocol):
+    """A data module: how a question is put, and how an answer is judged."""
+
+    def prompt_ids(self, example: Example) -> list[int]: ...
+
+    def grade(self, example: Example, answer: str) -> dict[str, float]: ...
+
+
+def graded_answers(
+    model: Speaker, data: Grader, examples: Sequence[Example], sampling: Sampling
+) -> list[dict[str, Any]]:
+    """Each example's answer with its grades, as rows that a file can hold."""
+    made = model.generate([data.prompt_ids(e) for e in examples], sampling)
+    return [
+        {
+            "id": example.id,
+            "skill": example.skill,
+            "answer": completion.text,
+            "finished": completion.finished,
+            "references": list(example.accepted),
+            "grades": data.grade(example, completion.text),
+        }
+        for example, completion in zip(examples, made, strict=True)
+    ]
 
 
 class GradeBook:

@@ -1,0 +1,1 @@
+"""What keeps a long run from losing its work."""
