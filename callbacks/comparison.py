@@ -42,7 +42,12 @@ class Comparison(Callback):
     def __init__(
         self, split: Literal["validation", "test"] = "validation", rows: int | None = 64
     ) -> None:
-        """`split`: what is measured on; `rows`: examples that are answered, None: all."""
+        """Store the settings.
+
+        Args:
+            split: What is measured on.
+            rows: Examples that are answered, None: all.
+        """
         self.split = split
         self.rows = rows
         self.results: list[Measured] = []

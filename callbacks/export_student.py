@@ -23,8 +23,11 @@ class ExportStudent(Callback):
     """
 
     def __init__(self, folder: str = "student", licences: dict[str, str] | None = None) -> None:
-        """`folder`: below the run's; `licences`: of `teacher`, `student`, `data`, where their own
-        files do not state them.
+        """Store the settings.
+
+        Args:
+            folder: Below the run's.
+            licences: Of `teacher`, `student`, `data`, where their own files do not state them.
         """
         self.folder = folder
         self.licences = licences or {}

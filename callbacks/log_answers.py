@@ -37,7 +37,12 @@ class LogAnswers(Callback):
     """
 
     def __init__(self, prompts: int = 8, every: int = 1) -> None:
-        """`prompts`: the first so many validation examples; `every`: at every n-th validation."""
+        """Store the settings.
+
+        Args:
+            prompts: The first so many validation examples.
+            every: At every n-th validation.
+        """
         if prompts < 1 or every < 1:
             raise KDError("LogAnswers: `prompts` and `every` must be at least 1")
         self.prompts = prompts

@@ -30,7 +30,12 @@ class DistillationProgress(RichProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 4, log_every_seconds: float = 30.0) -> None:
-        """`refresh_rate`: of the bar, per second; `log_every_seconds`: between lines in a log."""
+        """Store the settings.
+
+        Args:
+            refresh_rate: Of the bar, per second.
+            log_every_seconds: Between lines in a log.
+        """
         super().__init__(refresh_rate=refresh_rate, leave=False)
         self.log_every_seconds = log_every_seconds
         self._meter = Meter()

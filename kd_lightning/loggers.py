@@ -44,7 +44,11 @@ class MetricsFile(InRunFolder, Logger):
     """
 
     def __init__(self, save_dir: str | None = None) -> None:
-        """`save_dir`: None: the run's folder."""
+        """Store the settings.
+
+        Args:
+            save_dir: None: the run's folder.
+        """
         super().__init__()
         self.folder = save_dir
         self._columns: list[str] | None = None
@@ -105,7 +109,11 @@ class TensorBoardRun(InRunFolder, TensorBoardLogger):
     """TensorBoard in `<run>/tensorboard`."""
 
     def __init__(self, save_dir: str | None = None) -> None:
-        """`save_dir`: None: the run's folder."""
+        """Store the settings.
+
+        Args:
+            save_dir: None: the run's folder.
+        """
         super().__init__(save_dir=save_dir or ".", name="tensorboard", version="")
         self.folder = save_dir
 

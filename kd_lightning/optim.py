@@ -54,7 +54,12 @@ class WarmupCosine(_Planned):
         final: float = 0.1,
         total_steps: int | None = None,
     ) -> None:
-        """`warmup`: steps, or below 1 a share of the run; `total_steps`: None, the trainer's."""
+        """Store the settings.
+
+        Args:
+            warmup: Steps, or below 1 a share of the run.
+            total_steps: None, the trainer's.
+        """
         self.final = final
         super().__init__(optimizer, warmup, total_steps)
 
@@ -72,7 +77,12 @@ class WarmupLinear(_Planned):
         final: float = 0.0,
         total_steps: int | None = None,
     ) -> None:
-        """`warmup`: steps, or below 1 a share of the run; `total_steps`: None, the trainer's."""
+        """Store the settings.
+
+        Args:
+            warmup: Steps, or below 1 a share of the run.
+            total_steps: None, the trainer's.
+        """
         self.final = final
         super().__init__(optimizer, warmup, total_steps)
 
@@ -86,7 +96,12 @@ class WarmupConstant(_Planned):
     def __init__(
         self, optimizer: Optimizer, warmup: float = 0.05, total_steps: int | None = None
     ) -> None:
-        """`warmup`: steps, or below 1 a share of the run; `total_steps`: None, the trainer's."""
+        """Store the settings.
+
+        Args:
+            warmup: Steps, or below 1 a share of the run.
+            total_steps: None, the trainer's.
+        """
         super().__init__(optimizer, warmup, total_steps)
 
     def after(self, done: float) -> float:

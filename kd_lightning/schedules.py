@@ -21,7 +21,11 @@ class Constant(Schedule):
     """The same value throughout."""
 
     def __init__(self, value: float) -> None:
-        """`value`: what holds in every step."""
+        """Store the settings.
+
+        Args:
+            value: What holds in every step.
+        """
         self.value = value
 
     def __call__(self, progress: Progress) -> float:
@@ -32,9 +36,12 @@ class Ramp(Schedule, ABC):
     """From `start` to `end` over the run, in a shape of its own."""
 
     def __init__(self, start: float, end: float, until: float = 1.0) -> None:
-        """`start`: the value of the first step;
-        `end`: the value from `until` on;
-        `until`: the fraction of the run at which `end` is reached, above 0 to 1.
+        """Store the settings.
+
+        Args:
+            start: The value of the first step.
+            end: The value from `until` on.
+            until: The fraction of the run at which `end` is reached, above 0 to 1.
         """
         if not 0 < until <= 1:
             raise KDError(f"until must be a fraction of the run, above 0 to 1, not {until}")

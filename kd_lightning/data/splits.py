@@ -24,7 +24,11 @@ class Splits:
         revision: str | None = None,
         streaming: bool = False,
     ) -> None:
-        """`paths`: split to its path, if it has one; `share` of the training rows is held back."""
+        """Store the settings.
+
+        Args:
+            paths: Split to its path, if it has one; `share` of the training rows is held back.
+        """
         if unknown := set(paths) - set(SPLITS):
             raise KDError(f"--data.path: {min(unknown)} is no split: use {', '.join(SPLITS)}")
         self.paths = {split: path for split, path in paths.items() if path}

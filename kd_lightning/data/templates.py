@@ -76,8 +76,12 @@ class Template:
         arguments: Mapping[str, Any] | None = None,
         special: Sequence[str] = (),
     ) -> None:
-        """`template`: `auto`, `plain` or a jinja file; `arguments`: further ones for the template;
-        `special`: texts of control tokens.
+        """Store the settings.
+
+        Args:
+            template: `auto`, `plain` or a jinja file.
+            arguments: Further ones for the template.
+            special: Texts of control tokens.
         """
         self._jinja = _load(tokenizer, template)
         self._marked = bool(_MARKED.search(self._jinja))

@@ -30,7 +30,14 @@ class AdaptiveKL(Divergence):
     def __init__(
         self, head_mass: float = 0.5, temperature: float = 1.0, square_temperature: bool = False
     ) -> None:
-        """`head_mass` [mu]: how much of the teacher's probability makes its head, 0 to 1."""
+        """Store the settings.
+
+        Args:
+            head_mass: How much of the teacher's probability makes its head, 0 to 1 [mu].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
+        """
         super().__init__(temperature, square_temperature)
         if not 0 < head_mass < 1:
             raise KDError(f"head_mass must lie strictly between 0 and 1, not {head_mass}")

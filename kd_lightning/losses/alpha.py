@@ -30,7 +30,14 @@ class AlphaDivergence(Divergence):
     def __init__(
         self, alpha: float = 0.5, temperature: float = 1.0, square_temperature: bool = False
     ) -> None:
-        """`alpha` [alpha]: 0 (reverse KL) to 1 (forward KL)."""
+        """Store the settings.
+
+        Args:
+            alpha: 0 (reverse KL) to 1 (forward KL) [alpha].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
+        """
         super().__init__(temperature, square_temperature)
         if not 0 <= alpha <= 1:
             raise KDError(f"alpha must lie between 0 and 1, not {alpha}: outside it overflows")

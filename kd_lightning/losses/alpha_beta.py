@@ -35,8 +35,14 @@ class AlphaBetaDivergence(Divergence):
         temperature: float = 1.0,
         square_temperature: bool = False,
     ) -> None:
-        """`alpha` [alpha]: the smaller, the more the large errors count;
-        `beta` [beta]: the larger, the more the tokens that the student finds likely count.
+        """Store the settings.
+
+        Args:
+            alpha: The smaller, the more the large errors count [alpha].
+            beta: The larger, the more the tokens that the student finds likely count [beta].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
         """
         super().__init__(temperature, square_temperature)
         if alpha < 0 or beta < 0 or alpha + beta == 0:

@@ -125,9 +125,12 @@ class Divergence(TokenLoss, ABC):
     name = "divergence"
 
     def __init__(self, temperature: float = 1.0, square_temperature: bool = False) -> None:
-        """`temperature` [T]: divides both models' logits in the loss (sampling has its own);
-        `square_temperature`: multiply by T^2, value and gradient, so that the gradient's size
-        does not fall with T (Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2).
+        """Store the settings.
+
+        Args:
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
         """
         super().__init__()
         if temperature <= 0:

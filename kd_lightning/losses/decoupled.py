@@ -31,8 +31,14 @@ class DecoupledKD(Divergence):
         temperature: float = 1.0,
         square_temperature: bool = False,
     ) -> None:
-        """`alpha` [alpha]: weight of the label's part (TCKD);
-        `beta` [beta]: weight of the other tokens' part (NCKD).
+        """Store the settings.
+
+        Args:
+            alpha: Weight of the label's part (TCKD) [alpha].
+            beta: Weight of the other tokens' part (NCKD) [beta].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
         """
         super().__init__(temperature, square_temperature)
         if alpha < 0 or beta < 0:

@@ -31,7 +31,14 @@ class JensenShannon(Divergence):
     def __init__(
         self, beta: float = 0.5, temperature: float = 1.0, square_temperature: bool = False
     ) -> None:
-        """`beta` [beta]: the teacher's share of the mixture, strictly between 0 and 1."""
+        """Store the settings.
+
+        Args:
+            beta: The teacher's share of the mixture, strictly between 0 and 1 [beta].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
+        """
         super().__init__(temperature, square_temperature)
         if not 0 < beta < 1:
             raise KDError(

@@ -85,7 +85,14 @@ class SymmetricKL(Divergence):
         temperature: float = 1.0,
         square_temperature: bool = False,
     ) -> None:
-        """`forward_weight` [w]: the share of KL(teacher || student), 0 to 1."""
+        """Store the settings.
+
+        Args:
+            forward_weight: The share of KL(teacher || student), 0 to 1 [w].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
+        """
         super().__init__(temperature, square_temperature)
         if not 0 <= forward_weight <= 1:
             raise KDError(f"forward_weight must lie between 0 and 1, not {forward_weight}")

@@ -19,7 +19,14 @@ class Skewed(Divergence, ABC):
     def __init__(
         self, skew: float = 0.1, temperature: float = 1.0, square_temperature: bool = False
     ) -> None:
-        """`skew` [alpha]: share of the first distribution in the second, 0 (none) to below 1."""
+        """Store the settings.
+
+        Args:
+            skew: Share of the first distribution in the second, 0 (none) to below 1 [alpha].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
+        """
         super().__init__(temperature, square_temperature)
         if not 0 <= skew < 1:
             raise KDError(

@@ -42,10 +42,17 @@ class TAID(Divergence):
         temperature: float = 1.0,
         square_temperature: bool = False,
     ) -> None:
-        """`start` [t_start]: share of the teacher in the first target;
-        `end` [t_end]: its share in the last;
-        `pace` [alpha]: the largest step of t, as a part of what is left to 1; 0: the straight line;
-        `momentum` [beta]: how much of the former progress is remembered.
+        """Store the settings.
+
+        Args:
+            start: Share of the teacher in the first target [t_start].
+            end: Its share in the last [t_end].
+            pace: The largest step of t, as a part of what is left to 1; 0: the straight line
+                [alpha].
+            momentum: How much of the former progress is remembered [beta].
+            temperature: Divides both models' logits in the loss [T]; sampling has its own.
+            square_temperature: Multiply by T^2, value and gradient, so that the gradient's size
+                stays.
         """
         super().__init__(temperature, square_temperature)
         if not 0 <= start <= end <= 1:

@@ -40,7 +40,11 @@ class Weighted(Loss):
     """
 
     def __init__(self, terms: dict[str, Term]) -> None:
-        """`terms`: name of each term to its loss and weight."""
+        """Store the settings.
+
+        Args:
+            terms: Name of each term to its loss and weight.
+        """
         super().__init__()
         if not terms:
             raise KDError("terms is empty: name at least one, such as kl: {loss: ForwardKL}")

@@ -17,7 +17,11 @@ class Running:
     """What a rank has measured so far."""
 
     def __init__(self, statistics: Tensor) -> None:
-        """`statistics`: zeros `[S, M]` (see metrics.agreement)."""
+        """Store the settings.
+
+        Args:
+            statistics: Zeros `[S, M]` (see metrics.agreement).
+        """
         self.terms: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self.statistics = statistics

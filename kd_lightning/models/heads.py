@@ -26,7 +26,12 @@ class LinearHead:
         softcap: float | None = None,
         own_precision: bool = False,
     ) -> None:
-        """`vocab`: ids that the tokenizer knows; `own_precision`: never under autocast."""
+        """Store the settings.
+
+        Args:
+            vocab: Ids that the tokenizer knows.
+            own_precision: Never under autocast.
+        """
         self.linear = linear
         self.vocab = vocab
         self.scale = scale

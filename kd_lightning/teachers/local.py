@@ -33,9 +33,15 @@ class LocalTeacher(Teacher):
         compile: bool = False,
         revision: str | None = None,
     ) -> None:
-        """`path`: folder or hub name (`demo`: the packaged demo teacher); `dtype`: of its weights
-        and its computation, whatever the student's; `attention`: transformers implementation;
-        `quantization`: weights in 8 or 4 bits (bitsandbytes: install `kd-lightning[quantised]`).
+        """Store the settings.
+
+        Args:
+            path: Folder or hub name (`demo`: the packaged demo teacher).
+            dtype: Of its weights and its computation, whatever the student's.
+            attention: Transformers implementation.
+            quantization: Weights in 8 or 4 bits; needs the extra `quantised` (bitsandbytes).
+            compile: Compile its layers with torch.compile.
+            revision: Hub revision of `path`.
         """
         self.path = path
         self.name = path
