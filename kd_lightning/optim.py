@@ -57,8 +57,10 @@ class WarmupCosine(_Planned):
         """Store the settings.
 
         Args:
+            optimizer: Whose learning rate is set.
             warmup: Steps, or below 1 a share of the run.
-            total_steps: None, the trainer's.
+            final: Share of the learning rate at the end.
+            total_steps: Length of the run in optimizer steps; None: the trainer's.
         """
         self.final = final
         super().__init__(optimizer, warmup, total_steps)
@@ -80,8 +82,10 @@ class WarmupLinear(_Planned):
         """Store the settings.
 
         Args:
+            optimizer: Whose learning rate is set.
             warmup: Steps, or below 1 a share of the run.
-            total_steps: None, the trainer's.
+            final: Share of the learning rate at the end.
+            total_steps: Length of the run in optimizer steps; None: the trainer's.
         """
         self.final = final
         super().__init__(optimizer, warmup, total_steps)
@@ -99,8 +103,9 @@ class WarmupConstant(_Planned):
         """Store the settings.
 
         Args:
+            optimizer: Whose learning rate is set.
             warmup: Steps, or below 1 a share of the run.
-            total_steps: None, the trainer's.
+            total_steps: Length of the run in optimizer steps; None: the trainer's.
         """
         super().__init__(optimizer, warmup, total_steps)
 

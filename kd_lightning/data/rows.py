@@ -28,12 +28,7 @@ class Row(Mapping[str, Any]):
         columns: Mapping[str, str] | None = None,
         aliases: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Store the settings.
-
-        Args:
-            place: File and line, for messages.
-            id: A shorter name (default: the place).
-        """
+        """`place`: file and line, for messages; `id`: a shorter name (default: the place)."""
         self.values_by_column = values
         self.place = place
         self.split = split

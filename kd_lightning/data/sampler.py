@@ -61,12 +61,7 @@ class GlobalSampler:
     def __init__(
         self, order: Order, total: int, batch_size: int, rank: int, world: int, seed: int
     ) -> None:
-        """Store the settings.
-
-        Args:
-            total: Rows of an epoch.
-            batch_size: Rows of one rank in one step.
-        """
+        """`total`: rows of an epoch; `batch_size`: rows of one rank in one step."""
         self.total = total
         self.seed = seed
         self.epoch = 0

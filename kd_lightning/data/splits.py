@@ -24,11 +24,7 @@ class Splits:
         revision: str | None = None,
         streaming: bool = False,
     ) -> None:
-        """Store the settings.
-
-        Args:
-            paths: Split to its path, if it has one; `share` of the training rows is held back.
-        """
+        """`paths`: split to its path, if it has one; `share` of the training rows is held back."""
         if unknown := set(paths) - set(SPLITS):
             raise KDError(f"--data.path: {min(unknown)} is no split: use {', '.join(SPLITS)}")
         self.paths = {split: path for split, path in paths.items() if path}

@@ -76,12 +76,8 @@ class Template:
         arguments: Mapping[str, Any] | None = None,
         special: Sequence[str] = (),
     ) -> None:
-        """Store the settings.
-
-        Args:
-            template: `auto`, `plain` or a jinja file.
-            arguments: Further ones for the template.
-            special: Texts of control tokens.
+        """`template`: `auto`, `plain` or a jinja file; `arguments`: further ones for the template;
+        `special`: texts of control tokens.
         """
         self._jinja = _load(tokenizer, template)
         self._marked = bool(_MARKED.search(self._jinja))

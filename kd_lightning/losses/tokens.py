@@ -37,11 +37,7 @@ class Tokens:
         targets: Tensor,
         vocab: int,
     ) -> None:
-        """Store the settings.
-
-        Args:
-            vocab: The ids that both models know.
-        """
+        """`student [N, V_s]`, `teacher [N, V_t]` logits; `vocab`: the ids that both models know."""
         self.student = _upcast(student)
         self.teacher = None if teacher is None else _upcast(teacher)
         self.targets = targets

@@ -57,11 +57,7 @@ class CausalLM(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         own_precision: bool = False,
     ) -> None:
-        """Store the settings.
-
-        Args:
-            own_precision: Compute in the weights' type, also under autocast (teachers).
-        """
+        """`own_precision`: compute in the weights' type, also under autocast (teachers)."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer

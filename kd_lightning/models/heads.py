@@ -26,12 +26,7 @@ class LinearHead:
         softcap: float | None = None,
         own_precision: bool = False,
     ) -> None:
-        """Store the settings.
-
-        Args:
-            vocab: Ids that the tokenizer knows.
-            own_precision: Never under autocast.
-        """
+        """`vocab`: ids that the tokenizer knows; `own_precision`: never under autocast."""
         self.linear = linear
         self.vocab = vocab
         self.scale = scale
