@@ -63,6 +63,11 @@ class DistillationProgress(RichProgressBar):
             BatchesProcessedColumn(style=self.theme.batch_progress),
         ]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Lightning's would end with `/-2` where the length is given in steps (no public hook)."""
+        last = self.trainer.max_epochs
+        return f"Epoch {current_epoch}" + (f"/{last - 1}" if last is not None and last > 0 else "")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._meter.start()

@@ -91,6 +91,9 @@ class KDCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         self._translate_habits(config)
+        start = config.get("ckpt_path")
+        if start not in (None, "best", "last", "hpc", "registry") and not Path(start).exists():
+            raise KDError(f"there is no checkpoint {start}: write an existing one to --ckpt_path")
         if config.trainer.default_root_dir is None:
             fallback = os.environ.get(RUN_VARIABLE) or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
             os.environ[RUN_VARIABLE] = fallback

@@ -57,8 +57,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
     try:
         run(argv, list(COMMANDS))
-    except (KDError, MisconfigurationException) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, MisconfigurationException) as error:
+        said: BaseException | None = error  # the parser wraps what a constructor says
+        while said is not None and not isinstance(said, (KDError, MisconfigurationException)):
+            said = said.__cause__
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         return 2
     return 0
 

@@ -53,6 +53,8 @@ def one_sentence(message: str) -> str:
         text = f"there is no argument `{option['option']}`{nearest(option['option'], choices)}"
     elif argument := _ARGUMENT.search(flat):
         text = f"there is no key `{argument['argument']}`{nearest(argument['argument'], keys())}"
+    elif "arguments are required" in flat:
+        text = f"{flat}: name an experiment, for example -c configs/experiment/demo.yaml"
     text = f"--{key}: {text}" if key else text
     return text if len(text) < 600 else text[:600] + " ..."
 

@@ -185,6 +185,8 @@ GOOD = json.dumps(ROWS[0]) + "\n"
         (["--trainer.gradient_clip_algorithm=value"], ["norm"]),
         (["--model.teacher=null"], ["teacher"]),
         (["-c", "missing.yaml"], ["missing.yaml"]),
+        (["--data=Demo", "--data.path=rows.jsonl"], ["Demo makes its own rows"]),
+        (["--ckpt_path=nowhere.ckpt"], ["there is no checkpoint nowhere.ckpt"]),
     ],
 )
 def test_wrong_input_gets_one_sentence_and_exit_code_2(capsys, experiment, wrong, words):
@@ -221,6 +223,11 @@ def test_an_existing_run_is_not_overwritten(capsys, experiment, tmp_path):
     code, _, err = said(capsys, "fit", "-c", str(experiment))
     assert code == 2 and "default_root_dir" in err and "Traceback" not in err
     assert (tmp_path / "run/metrics.csv").read_bytes() == before
+
+
+def test_a_command_without_a_configuration_says_what_to_give(capsys):
+    code, _, err = said(capsys, "fit")
+    assert code == 2 and "model.loss" in err and "-c configs/experiment/demo.yaml" in err
 
 
 def test_unknown_commands_are_named(capsys):

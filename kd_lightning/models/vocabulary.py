@@ -23,6 +23,7 @@ def check_same(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBas
         if ids_s.get(i) != ids_t.get(i):
             raise KDError(
                 f"the tokenizers of student and teacher differ, first at id {i}: student "
-                f"{ids_s.get(i)!r}, teacher {ids_t.get(i)!r}; use the teacher's tokenizer "
-                "(model.student.tokenizer) or a loss that needs no shared vocabulary (CrossEntropy)"
+                f"{ids_s.get(i)!r}, teacher {ids_t.get(i)!r}; give the student the teacher's "
+                "tokenizer (--model.student.tokenizer), or train on the words alone "
+                "(--model.loss=CrossEntropy --model.teacher=null)"
             )

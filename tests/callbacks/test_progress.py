@@ -69,3 +69,9 @@ def test_a_meter_counts_tokens_and_leaves_pauses_out(monkeypatch):
     clock["now"] = 54.0
     meter.add(batch)
     assert meter.read() == (5, 1, pytest.approx(1.0))
+
+
+def test_the_description_that_is_overridden_still_exists():
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    assert callable(RichProgressBar._get_train_description)
