@@ -96,7 +96,8 @@ def main() -> None:
         ]
         rows = [job.result() for job in jobs]
     report = {
-        "command": " ".join(["python -m benchmarks.tiny_stories", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.tiny_stories --seeds {options.seeds}",
+        "steps": options.steps or "the experiment's",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, one thread a run",
         "rows": rows,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 
 from kd_lightning.cli import main
@@ -262,3 +263,19 @@ def test_evaluate_and_export_from_a_runs_record(capsys, experiment, tmp_path):
     assert kl[0] == pytest.approx(kl[1], rel=1e-5) and kl[0] > 0.1
     code, _, err = said(capsys, "evaluate", *record, student, weights)
     assert code == 2 and "not both" in err
+
+
+def test_the_whole_configuration_reaches_every_logger(experiment, tmp_path):
+    from tests.callbacks.wandb_file import read_run
+
+    layer = ["--trainer.logger", str(ROOT / "configs/logger/all.yaml")]
+    assert main(["fit", "-c", str(experiment), *layer]) == 0
+    wandb.finish()  # otherwise at the end of the process
+    run = tmp_path / "run"
+    assert "train/loss" in (run / "metrics.csv").read_text()
+    told = yaml.safe_load((run / "config.yaml").read_text())
+    board = yaml.safe_load((run / "tensorboard/hparams.yaml").read_text())
+    dashboard, _ = read_run(run)
+    for held in (told, board, dashboard):
+        assert held["model"]["optimizer"]["init_args"]["lr"] == 0.001
+        assert held["data"]["init_args"]["batch_size"] == 2 and held["seed_everything"] == 3
