@@ -23,6 +23,9 @@ STATISTICS = (
 )
 """Columns of the statistics: a count, then sums over the counted tokens at temperature 1."""
 
+CACHE_BYTES = 2**19
+"""Size of a tile that stays in a processor's cache; its statistics then take half the time."""
+
 _OF_TEACHER = {"kl", "reverse_kl", "jsd", "agreement", "teacher_ce", "teacher_entropy"}
 
 
@@ -58,7 +61,9 @@ def grouped_statistics(
             out.index_add_(0, group[index], table)
         return out
 
-    return over_tokens(sums, student, teacher, batch, rows)
+    few = max(64, CACHE_BYTES // (4 * student.head.vocab))
+    chunk = few if rows.device.type == "cpu" else None
+    return over_tokens(sums, student, teacher, batch, rows, chunk)
 
 
 def _columns(tokens: Tokens) -> Tensor:
