@@ -61,7 +61,7 @@ def test_mean_of_means_would_differ(tiny_teacher, tmp_path):
 
 def test_two_processes_make_the_same_step(tiny_teacher, tmp_path):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         "-m", "tests.steps", tiny_teacher, str(tmp_path),
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
