@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
@@ -74,6 +75,7 @@ class KDTrainer(Trainer):
         run = Path(self.default_root_dir)
         folder = Path(output) if output else run / "student"
         export(model, folder, data=data, card=CardFacts.of_run(run))
+        rank_zero_info(f"student exported to {folder}")
 
     def prepare(
         self,
