@@ -92,7 +92,8 @@ class KDCLI(LightningCLI):
         config = self.config[self.subcommand]
         self._translate_habits(config)
         start = config.get("ckpt_path")
-        if start not in (None, "best", "last", "hpc", "registry") and not Path(start).exists():
+        named = start is None or start in ("best", "last", "hpc") or start.startswith("registry")
+        if not named and not Path(start).exists():
             raise KDError(f"there is no checkpoint {start}: write an existing one to --ckpt_path")
         if config.trainer.default_root_dir is None:
             fallback = os.environ.get(RUN_VARIABLE) or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
@@ -120,6 +121,7 @@ class KDCLI(LightningCLI):
         if pieces > 1:
             rows = config.data.init_args.batch_size
             config.model.micro_batch_rows = config.model.micro_batch_rows or rows
+            config.data.init_args.eval_batch_size = config.data.init_args.eval_batch_size or rows
             config.data.init_args.batch_size = rows * pieces
             config.trainer.accumulate_grad_batches = 1
             rank_zero_info(
@@ -141,9 +143,9 @@ class KDCLI(LightningCLI):
             raise KDError("float16 needs a loss scaler: write --trainer.precision=bf16-mixed")
 
 
-def is_noise(message: str) -> bool:
-    """Advertisements and lines about hardware that nobody asked for."""
-    return message.startswith(("💡", "TPU available", "HPU available"))
+def worth_saying(record: logging.LogRecord) -> bool:
+    """Not advertisements, nor lines about hardware that nobody asked for."""
+    return not record.getMessage().startswith(("💡", "TPU available", "HPU available"))
 
 
 def run(argv: Sequence[str], commands: Sequence[str]) -> KDCLI:
@@ -185,7 +187,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*custom batch sampler `GlobalSampler`.*")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not is_noise(record.getMessage()))
+        logging.getLogger(name).addFilter(worth_saying)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

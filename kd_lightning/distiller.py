@@ -267,9 +267,10 @@ class Distiller(LightningModule):
 
     def measure(self, batch: Batch, graded: int) -> None:
         """Add a batch to the sums; let the student answer the first `graded` rows."""
-        counts = self.loss.count(batch)
-        _, output, statistics = self.run(batch, counts, measured=True, teach=True)
-        self.running.add(output.terms, counts, statistics)
+        for micro in self.micro_batches(batch):
+            counts = self.loss.count(micro)
+            _, output, statistics = self.run(micro, counts, measured=True, teach=True)
+            self.running.add(output.terms, counts, statistics)
         for answer in self.answer(batch, graded):
             self.running.grade(answer["skill"], answer["grades"])
 

@@ -263,9 +263,6 @@ class Progress:
         return min(1.0, self.step / self.total) if self.total > 0 else 0.0
 
 
-Conversation = Sequence[Message]
-
-
 def iterate(batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Each micro-batch with whether it is the last."""
     for i, batch in enumerate(batches):

@@ -145,6 +145,7 @@ def test_habits_become_settings_of_the_distiller(experiment, tmp_path):
     habits = ["--trainer.accumulate_grad_batches=3", "--trainer.gradient_clip_val=0.5"]
     done = run(["fit", "-c", str(experiment), *habits], ["fit"])
     assert done.model.micro_batch_rows == 2 and done.datamodule.batch_size == 6
+    assert done.datamodule.eval_batch_size == 2  # what fits on the device stays what fits
     assert done.model.gradient_clip_norm == 0.5
     assert done.trainer.global_step == 2
     told = yaml.safe_load((tmp_path / "run/config.yaml").read_text())

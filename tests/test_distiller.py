@@ -200,6 +200,13 @@ def test_validation_reports_losses_and_agreement(tiny_teacher, tmp_path):
         enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     found = trainer.validate(model, steps.Steps(), verbose=False)[0]
+    seen = []
+    forward = model.teacher.forward
+    model.teacher.forward = lambda batch, needs: (seen.append(len(batch)), forward(batch, needs))[1]
+    model.micro_batch_rows = 3
+    split = trainer.validate(model, steps.Steps(), verbose=False)[0]
+    assert seen == [3, 1]  # no more rows at once than in training
+    assert split == pytest.approx(found, rel=1e-5, abs=1e-6)
     batch = steps.global_batch()
     student = model.student(batch).logits.log_softmax(-1)
     with torch.inference_mode():

@@ -34,14 +34,6 @@ def token_f1(answer: str, references: Sequence[str]) -> float:
     return _squad(answer, references)["f1"]
 
 
-def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 where the answer is one of the references, without case, articles and punctuation.
-
-    Source: Rajpurkar et al. 2016 (SQuAD), arXiv 1606.05250, section 6.1.
-    """
-    return _squad(answer, references)["exact_match"]
-
-
 def _squad(answer: str, references: Sequence[str]) -> dict[str, float]:
     from torchmetrics.functional.text import squad
 
