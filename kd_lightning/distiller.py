@@ -108,7 +108,7 @@ class Distiller(LightningModule):
                 "--model.loss=CrossEntropy"
             )
         if self.teacher is not None:
-            self.teacher.check(needs, type(self.loss).__name__)
+            self.teacher.check(self.loss)
             if self.teacher.tokenizer is not None and (
                 needs or Signal.LOGITS in self.teacher.offers
             ):

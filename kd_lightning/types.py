@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -149,6 +149,7 @@ class Batch:
         skill: Tensor,  # [B] int64: index into the data module's `skills`
         ids: tuple[str, ...] = (),  # the rows' names, for messages
         examples: tuple[Example, ...] = (),  # the rows themselves, for graders
+        keys: tuple[bytes, ...] = (),  # digests of the rows' tokens and masks, for caches
     ) -> None:
         self.input_ids = input_ids
         self.attention_mask = attention_mask
@@ -158,6 +159,7 @@ class Batch:
         self.skill = skill
         self.ids = ids
         self.examples = examples
+        self.keys = keys
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
@@ -185,7 +187,11 @@ class Batch:
         """Rows `start` to `stop`, without the columns that hold only their padding."""
         width = int(self.attention_mask[start:stop].sum(1).max()) if stop > start else 0
         cut = self._map(lambda x: x[start:stop, : max(width, 1)] if x.ndim > 1 else x[start:stop])
-        return cut.replace(ids=self.ids[start:stop], examples=self.examples[start:stop])
+        return cut.replace(
+            ids=self.ids[start:stop],
+            examples=self.examples[start:stop],
+            keys=self.keys[start:stop],
+        )
 
     def split(self, rows: int | None = None, tokens: int | None = None) -> list[Batch]:
         """Micro-batches of at most `rows` rows, or of at most `tokens` padded tokens.
@@ -214,6 +220,49 @@ class Batch:
         )
 
 
+Support = Literal["tail", "both_renormalised", "teacher_renormalised", "unnormalised", "sampled"]
+"""How a distribution on a few ids is compared with a student's on all of them.
+
+`tail`: everything outside counts as one more id, on both sides; `both_renormalised` and
+`teacher_renormalised`: the few ids' shares, of both or of the teacher alone; `unnormalised`: as
+they are; `sampled`: drawn ids with unbiased shares, for losses that are linear in the teacher.
+"""
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """A teacher's next-token distribution on a few ids, at the counted positions of a batch.
+
+    Positions are those with a target (`targets != IGNORE`), row by row: M of them.
+    """
+
+    ids: Tensor  # [M, K] int64, no id twice in a row
+    logits: Tensor  # [M, K] float32; -inf: an empty slot (its id is any). sampled: log of the share
+    lse: Mapping[float, Tensor]  # temperature -> [M] float32: logsumexp(z / T) over all shared ids
+    label: Tensor  # [M] float32: log p(target) at temperature 1
+    entropy: Tensor  # [M] float32: the whole distribution's, temperature 1, nats
+    vocab: int
+    """Ids that the teacher's tokenizer knows: the log-sum-exps run over these."""
+    support: Support = "tail"
+    """How a student is compared with it."""
+
+
+class Asking(Protocol):
+    """What a teacher has to know of the loss that asks it."""
+
+    needs: frozenset[Signal]
+
+    @property
+    def temperatures(self) -> frozenset[float]:
+        """Temperatures at which the teacher's distribution is read."""
+        ...
+
+    @property
+    def linear_in_teacher(self) -> bool:
+        """Whether unbiased estimates of the teacher's probabilities give unbiased gradients."""
+        ...
+
+
 class Head(Protocol):
     """From hidden states to logits, with everything that the model does after its last layer."""
 
@@ -233,6 +282,7 @@ class ModelOutput:
     head: Head  # D -> V
     layers: tuple[Tensor, ...] = ()  # L x [B, T, D], only if a loss needs them
     attention: tuple[Tensor, ...] = ()  # L x [B, heads, T, T], only if a loss needs them
+    sparse: SparseTargets | None = None  # in place of hidden states and head: a few ids
 
     @property
     def logits(self) -> Tensor:

@@ -59,4 +59,5 @@ class Collate:
             skill=torch.tensor([self.skills.get(row.example.skill, 0) for row, _ in pairs]),
             ids=tuple("" if filler else row.example.id for row, filler in pairs),
             examples=tuple(row.example for row, filler in pairs if not filler),
+            keys=tuple(b"" if filler else row.key for row, filler in pairs),
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,13 @@ class Encoded:
     def answered(self) -> int:
         """How many tokens are learned (the first one never is: nothing predicts it)."""
         return int(np.count_nonzero(self.weights[1:]))
+
+    @cached_property
+    def key(self) -> bytes:
+        """Digest of the tokens and of which of them are learned: what a teacher's cache goes by."""
+        digest = hashlib.blake2b(self.ids.astype("<i4").tobytes(), digest_size=16)
+        digest.update(np.packbits(self.weights != 0).tobytes())
+        return digest.digest()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -24,6 +24,16 @@ class Loss(nn.Module, ABC):
     needs: frozenset[Signal] = frozenset()
     """Signals of the teacher without which the loss cannot be computed."""
 
+    @property
+    def temperatures(self) -> frozenset[float]:
+        """Temperatures at which the teacher's distribution is read; a cache must hold them."""
+        return frozenset()
+
+    @property
+    def linear_in_teacher(self) -> bool:
+        """Whether unbiased estimates of the teacher's probabilities give unbiased gradients."""
+        return not self.needs
+
     def begin_step(self, progress: Progress) -> None:
         """Called before each optimizer step, on all ranks alike: schedules move here."""
 
@@ -137,6 +147,10 @@ class Divergence(TokenLoss, ABC):
             raise KDError(f"temperature must be above 0, not {temperature}")
         self.temperature = temperature
         self.square_temperature = square_temperature
+
+    @property
+    def temperatures(self) -> frozenset[float]:
+        return frozenset([self.temperature])
 
     def __init_subclass__(cls, **more: Any) -> None:
         """The same for the derivative of `per_token`."""

@@ -33,6 +33,10 @@ class ForwardKL(Divergence):
 
     name = "kl"
 
+    @property
+    def linear_in_teacher(self) -> bool:
+        return True
+
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return kl(log_t, log_s)
 

@@ -61,6 +61,14 @@ class Weighted(Loss):
         self._progress = Progress(0, 1)
         self._keys: dict[str, tuple[str, str]] = {}  # our key -> (term, its own key)
 
+    @property
+    def temperatures(self) -> frozenset[float]:
+        return frozenset().union(*(loss.temperatures for _, loss in self._each()))
+
+    @property
+    def linear_in_teacher(self) -> bool:
+        return all(loss.linear_in_teacher for _, loss in self._each())
+
     def weights(self) -> dict[str, float]:
         """The weight of each term in the present step."""
         return {

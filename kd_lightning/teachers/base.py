@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kd_lightning.errors import KDError
-from kd_lightning.types import Batch, Completion, ModelOutput, Sampling, Signal
+from kd_lightning.types import Asking, Batch, Completion, ModelOutput, Sampling, Signal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,12 +45,12 @@ class Teacher(ABC):
         """One answer for each prompt (token ids of its own tokenizer)."""
         raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
 
-    def check(self, needs: frozenset[Signal], who: str) -> None:
+    def check(self, loss: Asking) -> None:
         """Refuse at set-up what could only fail later."""
-        missing = sorted(needs - self.offers)
+        missing = sorted(loss.needs - self.offers)
         if missing:
             raise KDError(
-                f"{who} needs {', '.join(missing)} of the teacher, and {type(self).__name__} "
-                f"offers {', '.join(sorted(self.offers)) or 'nothing'}: choose another loss or "
-                "teacher"
+                f"{type(loss).__name__} needs {', '.join(missing)} of the teacher, and "
+                f"{type(self).__name__} offers {', '.join(sorted(self.offers)) or 'nothing'}: "
+                "choose another loss or teacher"
             )
