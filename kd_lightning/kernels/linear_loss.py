@@ -11,44 +11,15 @@ Source: gradient in the forward pass: Hsu et al. 2024 (Liger Kernel), arXiv 2410
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kd_lightning.kernels.projection import Multiplier
-
-BLOCK_BYTES = {"cpu": 2**20}
-"""Size of one temporary of a tile: on a processor it is to stay in its cache."""
-
-_OTHER_BLOCK_BYTES = 2**26
-
-
-Tile: TypeAlias = Callable[
-    [Tensor, Tensor | None, slice, bool], Sequence[tuple[Tensor, Tensor | None]]
-]
-"""The terms of a loss on a few tokens: from their logits `[n, V]` and `[n, V_t]`, which tokens of
-the job they are, and whether slopes are asked for, to each term's values `[n]` and slopes.
-
-Slopes are derivatives by the student's logits, `[n, V]` or narrower (ids at the end that are left
-out have none), unweighted, in new tensors.
-"""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A loss on the compacted tokens of a batch."""
-
-    terms: int
-    """K: how many terms the tile has."""
-    tile: Tile
-    student: Multiplier
-    teacher: Multiplier | None
-    hidden_t: Tensor | None  # [N, D_t]
-    chunk: int
-    """Tokens whose logits exist at once."""
+from kd_lightning.kernels import eager
+from kd_lightning.kernels.job import Job
 
 
 @dataclass
@@ -89,57 +60,44 @@ def sweep(
             done.weight = student.empty(student.rows, width).zero_()
         if needs[2]:
             done.bias = student.empty(student.rows).zero_()
-    room = min(job.chunk, number)
+    run, chunk = _tiles(job, hidden.device.type)
+    room = min(chunk, number)
     tile_s = student.empty(room, student.rows)
     tile_t = None if teacher is None else teacher.empty(room, teacher.rows)
     with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, number, job.chunk):
-            stop = min(start + job.chunk, number)
+        for start in range(0, number, chunk):
+            stop = min(start + chunk, number)
             states = student.factor(hidden[start:stop])
             z_s = student.logits(states, tile_s[: stop - start])
             z_t = None
             if teacher is not None and tile_t is not None and job.hidden_t is not None:
                 z_t = teacher.factor(job.hidden_t[start:stop])
                 z_t = teacher.logits(z_t, tile_t[: stop - start])
-            _tiles(job, z_s, z_t, start, done.values, weights)
-            if done.hidden is not None:
-                student.to_hidden(z_s, done.hidden[start:stop])
-            if done.weight is not None:
-                student.to_weight(z_s, states, done.weight)
+            gradient = run(job, z_s, z_t, start, done.values, weights)
+            if weights is None:
+                continue
             if done.bias is not None:
-                done.bias += z_s.sum(0)
+                done.bias += gradient.sum(0, dtype=student.wide)
+            gradient = student.rounded(gradient)
+            if done.hidden is not None:
+                student.to_hidden(gradient, done.hidden[start:stop])
+            if done.weight is not None:
+                student.to_weight(gradient, states, done.weight)
     return done
 
 
-def _tiles(
-    job: Job, z_s: Tensor, z_t: Tensor | None, start: int, values: Tensor, weights: Tensor | None
-) -> None:
-    """The terms of a chunk, block by block; with weights, gradients replace the logits `z_s`."""
-    limit = BLOCK_BYTES.get(z_s.device.type, _OTHER_BLOCK_BYTES)
-    block = max(1, limit // (z_s.element_size() * z_s.shape[1]))
-    for first in range(0, len(z_s), block):
-        here = slice(first, min(first + block, len(z_s)))
-        there = slice(start + here.start, start + here.stop)
-        logits = z_s[here]
-        terms = job.tile(logits, None if z_t is None else z_t[here], there, weights is not None)
-        for row, (value, _) in zip(values, terms, strict=True):
-            row[there] = value
-        if weights is not None:
-            factors = weights[:, there, None] * job.student.scale
-            _combine(logits, [slope for _, slope in terms], factors, job.student.slope(logits))
+def _tiles(job: Job, device: str) -> tuple[Callable[..., Tensor], int]:
+    """What computes a chunk's tiles and returns their gradient, and how many tokens a chunk has."""
+    if job.back_end == "triton":
+        from kd_lightning.kernels import triton_tiles
 
+        return triton_tiles.run, job.chunk
+    if job.back_end == "compile":
+        from kd_lightning.kernels import compiled
 
-def _combine(
-    out: Tensor, slopes: Sequence[Tensor | None], factors: Tensor, inner: Tensor | None
-) -> None:
-    """`out = inner * sum_k factors_k * slopes_k`; ids that a slope leaves out get nothing."""
-    first, *others = (slope for slope in slopes if slope is not None)
-    torch.mul(first, factors[0], out=out[:, : first.shape[1]])
-    out[:, first.shape[1] :] = 0
-    for slope, factor in zip(others, factors[1:], strict=True):
-        out[:, : slope.shape[1]].addcmul_(slope, factor)
-    if inner is not None:
-        out.mul_(inner)
+        size = compiled.rows(device)
+        return compiled.run, max(job.chunk - job.chunk % size, min(job.chunk, size))
+    return eager.run, job.chunk
 
 
 class _Total(torch.autograd.Function):
@@ -167,7 +125,7 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: Job) -> Tensor:
-        ctx.job = job
+        ctx.job = replace(job, watch=None)  # it has seen the tokens by then
         ctx.kinds = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.save_for_backward(hidden, weight)  # the weight, so that a change in between is noticed
         return sweep(job, hidden).values

@@ -105,18 +105,19 @@ class Multiplier:
         return (logits / self.softcap).square_().neg_().add_(1.0)
 
     def to_hidden(self, gradient: Tensor, out: Tensor) -> None:
-        """`[C, V]` gradients by W h + b to gradients by the hidden states `[C, D]`."""
-        self._product(self._rounded(gradient), self.weight, out)
+        """`rounded` gradients by W h + b `[C, V]` to gradients by the hidden states `[C, D]`."""
+        self._product(gradient, self.weight, out)
 
     def to_weight(self, gradient: Tensor, states: Tensor, out: Tensor) -> None:
-        """Adds the gradient by the weight `[V, D]` to `out`."""
-        gradient = self._rounded(gradient).T
+        """Adds the gradient by the weight `[V, D]` to `out`, from a `rounded` one."""
+        gradient = gradient.T
         if self.mixed:
             torch.addmm(out, gradient, states, out_dtype=torch.float32, out=out)
         else:
             torch.addmm(out, gradient, states, out=out)
 
-    def _rounded(self, gradient: Tensor) -> Tensor:
+    def rounded(self, gradient: Tensor) -> Tensor:
+        """Gradients by W h + b as factors of products."""
         return gradient.to(self.dtype) if self.mixed else gradient
 
     def _product(self, a: Tensor, b: Tensor, out: Tensor) -> None:

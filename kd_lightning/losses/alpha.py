@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
 from kd_lightning.losses.kl import kl, kl_and_terms
 
@@ -53,6 +54,11 @@ class AlphaDivergence(Divergence):
             return kl(log_t, log_s)
         log_sum = torch.logsumexp(alpha * log_t + (1 - alpha) * log_s, dim=-1)
         return log_sum.expm1() / (alpha * (alpha - 1))
+
+    def closed_form(self) -> Formula | None:
+        if self.alpha in (0, 1):
+            return Formula(Family.DIRECTIONS, self.alpha, 1 - self.alpha)
+        return Formula(Family.POWERS, self.alpha, 1 - self.alpha, 1.0)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor

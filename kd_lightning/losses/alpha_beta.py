@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.alpha import CLOSEST
 from kd_lightning.losses.base import Divergence
 
@@ -64,6 +65,9 @@ class AlphaBetaDivergence(Divergence):
         teacher = alpha / both * (both * log_t).exp()
         student = beta / both * (both * log_s).exp()
         return (teacher + student - (alpha * log_t + beta * log_s).exp()).sum(-1) / (alpha * beta)
+
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.POWERS, self.alpha, self.beta, 1.0)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor

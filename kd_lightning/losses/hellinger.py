@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
 
 
@@ -23,6 +24,9 @@ class Hellinger(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return 0.5 * ((0.5 * log_t).exp() - (0.5 * log_s).exp()).square().sum(-1)
+
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.POWERS, 0.5, 0.5, 0.25)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
 from kd_lightning.losses.kl import kl, kl_and_terms
 
@@ -51,6 +52,9 @@ class JensenShannon(Divergence):
         beta = self.beta
         log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
         return beta * kl(log_t, log_m) + (1 - beta) * kl(log_s, log_m)
+
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.MIXTURE, self.beta, 1 - self.beta, self.beta)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor

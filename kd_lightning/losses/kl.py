@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
 
 
@@ -40,6 +41,9 @@ class ForwardKL(Divergence):
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return kl(log_t, log_s)
 
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.DIRECTIONS, 1.0, 0.0)
+
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -62,6 +66,9 @@ class ReverseKL(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return kl(log_s, log_t)
+
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.DIRECTIONS, 0.0, 1.0)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor
@@ -105,6 +112,9 @@ class SymmetricKL(Divergence):
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         w = self.forward_weight
         return ((w * log_t.exp() - (1 - w) * log_s.exp()) * (log_t - log_s)).sum(-1)
+
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.DIRECTIONS, self.forward_weight, 1 - self.forward_weight)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import TokenLoss
-from kd_lightning.losses.tokens import Tokens
+from kd_lightning.losses.distributions import Tokens
 from kd_lightning.types import Batch, Source
 
 
@@ -24,6 +25,9 @@ class CrossEntropy(TokenLoss):
 
     def counted(self, batch: Batch) -> Tensor:
         return super().counted(batch) * (batch.source != Source.STUDENT)[:, None]
+
+    def formula(self) -> Formula | None:
+        return Formula(Family.LABEL)
 
     def per_row(self, tokens: Tokens) -> Tensor:
         return tokens.nll()

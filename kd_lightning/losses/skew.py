@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
 from kd_lightning.losses.kl import kl, kl_and_terms
 
@@ -61,6 +62,11 @@ class SkewForwardKL(Skewed):
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return self.skewed_kl(log_t, log_s)
 
+    def closed_form(self) -> Formula | None:
+        if self.skew == 0:
+            return Formula(Family.DIRECTIONS, 1.0, 0.0)
+        return Formula(Family.MIXTURE, 1.0, 0.0, self.skew)
+
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -83,6 +89,11 @@ class SkewReverseKL(Skewed):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return self.skewed_kl(log_s, log_t)
+
+    def closed_form(self) -> Formula | None:
+        if self.skew == 0:
+            return Formula(Family.DIRECTIONS, 0.0, 1.0)
+        return Formula(Family.MIXTURE, 0.0, 1.0, 1 - self.skew)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
 
 
@@ -22,6 +23,9 @@ class TotalVariation(Divergence):
 
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
         return 0.5 * (log_t.exp() - log_s.exp()).abs().sum(-1)
+
+    def closed_form(self) -> Formula | None:
+        return Formula(Family.DISTANCE)
 
     def compare_with_slope(
         self, log_s: Tensor, log_t: Tensor, targets: Tensor
