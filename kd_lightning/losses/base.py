@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import KDError
-from kd_lightning.losses.tokens import Tokens, TokenSum
+from kd_lightning.kernels.formula import Formula
+from kd_lightning.losses.chunks import Watch, show
+from kd_lightning.losses.distributions import Tokens
+from kd_lightning.losses.tokens import TokenSum
 from kd_lightning.types import IGNORE, Batch, LossOutput, ModelOutput, Progress, Signal
 
 
@@ -56,14 +61,18 @@ class Loss(nn.Module, ABC):
         teacher: ModelOutput | None,
         batch: Batch,
         counts: Mapping[str, Tensor],
+        watch: Watch | None = None,
     ) -> tuple[Tensor, LossOutput]:
         """What a step differentiates, `[]`: each term over its count, added up; and the terms.
 
         Only the first has to have a graph. It is one number, so a loss that knows what its terms
-        are divided by can make the gradient together with the value.
+        are divided by can make the gradient together with the value. `watch` is shown the tokens
+        that have a target: in a pass of its own, unless a loss projects them anyway.
         """
         output = self(student, teacher, batch)
         parts = [value / counts[name].clamp_min(1e-9) for name, value in output.terms.items()]
+        if watch is not None:
+            show(watch, student, teacher, batch)
         return torch.stack(parts).sum(), output
 
 
@@ -98,6 +107,16 @@ class TokenLoss(Loss, ABC):
         """A class that states another value does not inherit the slope of the former one."""
         super().__init_subclass__(**more)
         _forget(cls, "with_slope", {"per_row"}, TokenLoss)
+        _forget(cls, "formula", {"per_row", "with_slope"}, TokenLoss)
+
+    def formula(self) -> Formula | None:
+        """The loss as a formula that kernels know, or None: its own methods are called."""
+        return None
+
+    @property
+    def states_slope(self) -> bool:
+        """Whether it writes its derivative: a compiler does not differentiate."""
+        return type(self).with_slope is not TokenLoss.with_slope
 
     @abstractmethod
     def per_row(self, tokens: Tokens) -> Tensor:
@@ -122,6 +141,18 @@ class TokenLoss(Loss, ABC):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch
     ) -> LossOutput:
         return LossOutput(token_sums({self.name: self}, student, teacher, batch))
+
+    def objective(
+        self,
+        student: ModelOutput,
+        teacher: ModelOutput | None,
+        batch: Batch,
+        counts: Mapping[str, Tensor],
+        watch: Watch | None = None,
+    ) -> tuple[Tensor, LossOutput]:
+        sums = TokenSum({self.name: self}, student, teacher, batch, watch=watch)
+        total, terms = sums.total({self.name: 1.0}, counts)
+        return total, LossOutput(terms)
 
 
 class Divergence(TokenLoss, ABC):
@@ -153,13 +184,36 @@ class Divergence(TokenLoss, ABC):
         return frozenset([self.temperature])
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """The same for the derivative of `per_token`."""
+        """The same for the derivative of `per_token`, and for the formula."""
         super().__init_subclass__(**more)
         _forget(cls, "compare_with_slope", {"per_token", "compare"}, Divergence)
+        _forget(cls, "closed_form", {"per_token", "compare", "compare_with_slope"}, Divergence)
+
+    def closed_form(self) -> Formula | None:
+        """The divergence at temperature 1 as a formula that kernels know, or None."""
+        return None
+
+    def formula(self) -> Formula | None:
+        formula, temperature = self.closed_form(), self.temperature
+        factor = temperature**2 if self.square_temperature else 1.0
+        return formula and replace(formula, temperature=temperature, factor=factor)
+
+    @property
+    def states_slope(self) -> bool:
+        stated = type(self).compare_with_slope is not Divergence.compare_with_slope
+        return stated and super().states_slope
+
+    @property
+    def reads_label(self) -> bool:
+        """Whether it asks which token is the label: then it writes `compare`."""
+        return type(self).compare is not Divergence.compare
 
     @abstractmethod
     def per_token(self, log_s: Tensor, log_t: Tensor) -> Tensor:
-        """`[N, V]` student and `[N, V]` teacher log-probabilities to `[N]`."""
+        """`[N, V]` student and `[N, V]` teacher log-probabilities to `[N]`.
+
+        Of a teacher that is known on a few ids: these and the rest in place of the V ids.
+        """
 
     def compare(self, log_s: Tensor, log_t: Tensor, targets: Tensor) -> Tensor:
         """`per_token`, for a divergence that also reads the label `[N]`."""
@@ -183,19 +237,23 @@ class Divergence(TokenLoss, ABC):
         return value.detach(), slope
 
     def per_row(self, tokens: Tokens) -> Tensor:
-        log_s, log_t = tokens.log_s(self.temperature), tokens.log_t(self.temperature)
-        value = self.compare(log_s, log_t, tokens.targets)
-        return value * self.temperature**2 if self.square_temperature else value
+        temperature = self.temperature
+        value = self.compare(*tokens.compared(temperature, self.reads_label))
+        value = tokens.settled(value, temperature)
+        return value * temperature**2 if self.square_temperature else value
 
     def with_slope(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         r"""In closed form, from the derivative r by the log-probabilities.
 
         .. math:: \frac{\partial D}{\partial z_v} = \frac{1}{T} \Big(r_v - q_v \sum_u r_u\Big)
         """
-        temperature = self.temperature
-        log_s, log_t = tokens.log_s(temperature), tokens.log_t(temperature)
-        value, slope = self.compare_with_slope(log_s, log_t, tokens.targets)
-        slope.addcmul_(log_s.exp(), slope.sum(-1, keepdim=True), value=-1)
+        temperature, label = self.temperature, self.reads_label
+        derive = self.compare_with_slope
+        if not tokens.complete:  # a stated derivative may leave a multiple of q out
+            derive = partial(Divergence.compare_with_slope, self)
+        value, slope = derive(*tokens.compared(temperature, label))
+        value = tokens.settled(value, temperature)
+        slope = tokens.by_logits(slope, temperature, label)
         if self.square_temperature:
             return value * temperature**2, slope.mul_(temperature)
         return value, slope if temperature == 1.0 else slope.div_(temperature)

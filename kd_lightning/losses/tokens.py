@@ -2,129 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from kd_lightning.kernels import linear_loss
-from kd_lightning.kernels.linear_loss import Job
+from kd_lightning.kernels import backends, linear_loss
+from kd_lightning.kernels.backends import BackEnd
+from kd_lightning.kernels.formula import Formula
+from kd_lightning.kernels.job import Job, Pure
 from kd_lightning.kernels.projection import Multiplier, Projection
-from kd_lightning.types import Batch, Head, ModelOutput, Signal
+from kd_lightning.losses.chunks import (
+    FUSED_TILES,
+    Scope,
+    Watch,
+    chunk_rows,
+    over_tokens,
+    refuse,
+)
+from kd_lightning.losses.distributions import Tokens
+from kd_lightning.losses.pure import PureTerms
+from kd_lightning.types import IGNORE, Batch, Head, ModelOutput, Signal
 
 if TYPE_CHECKING:
     from kd_lightning.losses.base import TokenLoss
-
-CHUNK_BYTES = 256 * 2**20
-"""Budget for the float32 tiles of one chunk; the token count of a chunk follows from it."""
-
-DEVICE_CHUNK_BYTES = {"cuda": 3 * CHUNK_BYTES}
-"""Budgets of devices that are idle in small products."""
-
-TILES, FUSED_TILES = 8, 2
-"""Float32 tensors of a chunk's logits that exist at once: step by step about, fused exactly."""
-
-
-class Tokens:
-    """A chunk of counted tokens: the logits of both models and their log-softmax, made once."""
-
-    def __init__(
-        self,
-        student: Tensor,
-        teacher: Tensor | None,
-        targets: Tensor,
-        vocab: int,
-    ) -> None:
-        """`student [N, V_s]`, `teacher [N, V_t]` logits; `vocab`: the ids that both models know."""
-        self.student = _upcast(student)
-        self.teacher = None if teacher is None else _upcast(teacher)
-        self.targets = targets
-        self.vocab = vocab
-        self._made: dict[tuple[str, float], Tensor] = {}
-
-    def log_s(self, temperature: float = 1.0) -> Tensor:
-        """Student log-probabilities over the shared ids, `[N, V]`."""
-        return self._log("s", self.student, temperature)
-
-    def log_t(self, temperature: float = 1.0) -> Tensor:
-        """Teacher log-probabilities over the shared ids, `[N, V]`; no gradient."""
-        if self.teacher is None:
-            raise AssertionError("a loss that reads the teacher must declare it in `needs`")
-        return self._log("t", self.teacher, temperature)
-
-    def nll(self) -> Tensor:
-        """Student -log p(target) over all of its own rows, `[N]`: what cross-entropy sums."""
-        z = self.student
-        return z.logsumexp(-1) - z.gather(-1, self.targets[:, None]).squeeze(-1)
-
-    def with_leaf(self) -> Tokens:
-        """The same tokens, with the student's logits as what derivatives are taken by."""
-        leaf = self.student.detach().requires_grad_()
-        same = Tokens(leaf, self.teacher, self.targets, self.vocab)
-        same._made = {key: made for key, made in self._made.items() if key[0] == "t"}
-        return same
-
-    def _log(self, who: str, logits: Tensor, temperature: float) -> Tensor:
-        key = (who, temperature)
-        if key not in self._made:
-            shared = logits[:, : self.vocab]
-            shared = shared / temperature if temperature != 1.0 else shared
-            self._made[key] = shared.log_softmax(-1)
-        return self._made[key]
-
-
-def _upcast(logits: Tensor) -> Tensor:
-    """Half precision to float32 before any softmax; float32 and float64 as they are."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-
-
-def chunk_rows(vocab: int, tiles: int, device: torch.device) -> int:
-    """How many tokens of `vocab` logits fit into the byte budget."""
-    budget = DEVICE_CHUNK_BYTES.get(device.type, CHUNK_BYTES)
-    return max(1, budget // (4 * tiles * max(1, vocab)))
-
-
-def over_tokens(
-    function: Callable[[Tokens, Tensor], Tensor],
-    student: ModelOutput,
-    teacher: ModelOutput | None,
-    batch: Batch,
-    rows: Tensor,
-    chunk: int | None = None,
-) -> Tensor:
-    """Sum of `function(tokens, rows of the chunk)` over chunks of the flat positions `rows [N]`.
-
-    Only these positions reach a head, so no `[B, T, V]` tensor exists; a chunk's logits are
-    computed again in the backward pass instead of being kept. No row at all: one empty chunk, whose
-    sum is 0 and has a graph.
-    """
-    vocab = _shared(student, teacher)
-    hidden_s = student.hidden.flatten(0, 1)
-    hidden_t = None if teacher is None else teacher.hidden.flatten(0, 1)
-    targets = batch.targets.flatten()
-
-    def one(index: Tensor, states: Tensor) -> Tensor:
-        logits_t = None
-        if teacher is not None and hidden_t is not None:
-            with torch.no_grad():
-                logits_t = teacher.head(hidden_t[index])
-        tokens = Tokens(student.head(states), logits_t, targets[index].clamp_min(0), vocab)
-        return function(tokens, index)
-
-    size = chunk or chunk_rows(vocab, TILES, hidden_s.device)
-    pieces = list(torch.split(rows, size)) if len(rows) else [rows]
-    total: Tensor | None = None
-    for index in pieces:
-        states = hidden_s[index]
-        if len(pieces) > 1 and torch.is_grad_enabled():
-            part = checkpoint(one, index, states, use_reentrant=False, preserve_rng_state=False)
-        else:
-            part = one(index, states)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
 
 
 class TokenSum:
@@ -141,16 +43,23 @@ class TokenSum:
         teacher: ModelOutput | None,
         batch: Batch,
         chunk: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """A teacher that none of the losses reads is not projected."""
+        """A teacher that none of the losses reads is projected for somebody who looks only."""
         self.losses = losses
         self.student = student
-        reads = any(Signal.LOGITS in loss.needs for loss in losses.values())
-        self.teacher = teacher if reads else None
+        self.reads = any(Signal.LOGITS in loss.needs for loss in losses.values())
+        self.teacher = teacher if self.reads or watch is not None else None
         self.batch = batch
         self.chunk = chunk
+        self.watch = watch
         self.weights = torch.stack([loss.counted(batch).flatten() for loss in losses.values()])
-        self.rows = self.weights.ne(0).any(0).nonzero().squeeze(-1)  # [N]
+        rows = self.weights.ne(0).any(0)
+        if watch is not None:
+            rows = rows | (batch.targets.flatten() != IGNORE)
+        self.rows = rows.nonzero().squeeze(-1)  # [N]
+        if self.reads and teacher is not None and teacher.sparse is not None:
+            refuse(teacher.sparse, losses.values(), student.head.vocab)
 
     def terms(self) -> dict[str, Tensor]:
         """Every loss's weighted sum, `[]`, with a graph."""
@@ -187,10 +96,20 @@ class TokenSum:
         """The sums `[K]` by the heads' own forwards and autograd, chunks computed twice."""
 
         def sums(tokens: Tokens, index: Tensor) -> Tensor:
-            terms = zip(self.weights, self.losses.values(), strict=True)
-            return torch.stack([(w[index] * loss.per_row(tokens)).sum() for w, loss in terms])
+            weights = self.weights[:, index]
+            values = [loss.per_row(self.shown(tokens, loss)) for loss in self.losses.values()]
+            return torch.stack([(w * v).sum() for w, v in zip(weights, values, strict=True)])
 
-        return over_tokens(sums, self.student, self.teacher, self.batch, self.rows, self.chunk)
+        return over_tokens(
+            sums, self.student, self.teacher, self.batch, self.rows, self.chunk, self.watch
+        )
+
+    def shown(self, tokens: Tokens, loss: TokenLoss) -> Tokens:
+        """What a loss sees of a chunk; one that does not ask the teacher: the student alone."""
+        own = self.student.head.vocab
+        if Signal.LOGITS in loss.needs or (type(tokens) is Tokens and tokens.vocab == own):
+            return tokens
+        return Tokens(tokens.student, None, tokens.targets, own)
 
     def states(self) -> Tensor:
         """The student's hidden states of the counted tokens, `[N, D]`."""
@@ -202,38 +121,53 @@ class TokenSum:
         plain, other = _plain(self.student.head), None
         if plain is None or any(p.requires_grad for loss in losses for p in loss.parameters()):
             return None, None
-        if self.teacher is not None:
-            other = _plain(self.teacher.head)
+        scope = Scope(self.student, self.teacher, self.batch, self.rows)
+        hidden = None
+        if scope.head is not None and self.teacher is not None:
+            other = _plain(scope.head)
             if other is None:
                 return None, None
-        targets = self.batch.targets.flatten()[self.rows].clamp_min(0)
-        vocab = _shared(self.student, self.teacher)
+            with torch.no_grad():
+                hidden = self.teacher.hidden.flatten(0, 1)[self.rows]
+        watched: list[Tokens] = []
 
         def tile(
             student: Tensor, teacher: Tensor | None, there: slice, slopes: bool
         ) -> list[tuple[Tensor, Tensor | None]]:
-            tokens = Tokens(student, teacher, targets[there], vocab)
+            tokens = watched.pop() if watched else None
+            if tokens is None or tokens.student is not student:  # else its softmax is there
+                tokens = scope.tokens(there, student, teacher)
+            each = [(loss, self.shown(tokens, loss)) for loss in losses]
             if slopes:
-                return [loss.with_slope(tokens) for loss in losses]
-            return [(loss.per_row(tokens), None) for loss in losses]
+                return [loss.with_slope(chunk) for loss, chunk in each]
+            return [(loss.per_row(chunk), None) for loss, chunk in each]
 
-        hidden = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                hidden = self.teacher.hidden.flatten(0, 1)[self.rows]
+        def look(student: Tensor, teacher: Tensor | None, there: slice) -> None:
+            assert self.watch is not None
+            watched[:] = [scope.tokens(there, student, teacher)]
+            self.watch(watched[0], self.rows[there])
+
         job = Job(
             len(self.losses),
             tile,
             Multiplier(plain),
             None if other is None else Multiplier(other),
             hidden,
-            self.chunk or chunk_rows(vocab, FUSED_TILES, plain.weight.device),
+            self.chunk or chunk_rows(scope.vocab, FUSED_TILES, plain.weight.device),
+            None if self.watch is None else look,
+            *self.back_end(scope),
         )
         return job, plain
 
-
-def _shared(student: ModelOutput, teacher: ModelOutput | None) -> int:
-    return student.head.vocab if teacher is None else min(student.head.vocab, teacher.head.vocab)
+    def back_end(
+        self, scope: Scope
+    ) -> tuple[BackEnd, Tensor, Pure | None, tuple[Formula, ...], int]:
+        """What computes the tiles, and what it needs to know."""
+        asked = {name: (loss.formula(), loss.states_slope) for name, loss in self.losses.items()}
+        name = backends.pick(self.rows.device.type, asked, scope.sparse is None)
+        known = tuple(formula for formula, _ in asked.values() if formula is not None)
+        pure = PureTerms(tuple(self.losses.values()), scope.vocab, self.student.head.vocab)
+        return name, scope.targets, pure, known, scope.vocab
 
 
 def _plain(head: Head) -> Projection | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from kd_lightning.errors import KDError
 from kd_lightning.losses.base import Loss, TokenLoss
+from kd_lightning.losses.chunks import Watch
 from kd_lightning.losses.tokens import TokenSum
 from kd_lightning.schedules import Schedule
 from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress
@@ -27,14 +27,26 @@ class Term:
     """Its factor: a number, or a schedule over the run."""
 
 
+@dataclass
+class Leaf:
+    """A loss somewhere within sums of sums."""
+
+    loss: Loss
+    factor: float
+    """All weights on the way to it, multiplied."""
+    counts: dict[str, Tensor]
+    """What its own terms are divided by."""
+
+
 class Weighted(Loss):
     r"""A weighted sum of any losses.
 
     .. math:: \ell = \sum_k w_k \frac{\sum_n \ell_{k,n}}{N_k}
 
     Each term is divided by what it counts itself (N_k): cross-entropy skips the student's own
-    words, a divergence does not. Terms on tokens share one projection of the hidden states. Terms
-    are logged under their keys, `key/name` where a term has several itself.
+    words, a divergence does not. Terms on tokens, also those of sums within the sum, share one
+    projection of the hidden states. Terms are logged under their keys, `key/name` where a term has
+    several itself.
 
     Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2 (soft and hard targets).
     """
@@ -103,11 +115,11 @@ class Weighted(Loss):
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch
     ) -> LossOutput:
-        found = {name: loss(student, teacher, batch) for name, loss in self._others()}
-        if on_tokens := self._on_tokens():
+        leaves = self.leaves({})
+        sums: dict[str, Tensor] = {}
+        if on_tokens := _on_tokens(leaves):
             sums = TokenSum(on_tokens, student, teacher, batch).terms()
-            found |= {name: LossOutput({on_tokens[name].name: v}) for name, v in sums.items()}
-        return self._joined(found)
+        return self._collect(leaves, sums, lambda leaf: leaf.loss(student, teacher, batch))
 
     def objective(
         self,
@@ -115,17 +127,63 @@ class Weighted(Loss):
         teacher: ModelOutput | None,
         batch: Batch,
         counts: Mapping[str, Tensor],
+        watch: Watch | None = None,
     ) -> tuple[Tensor, LossOutput]:
-        weights, found, total = self.weights(), {}, torch.zeros((), device=student.hidden.device)
-        for name, loss in self._others():
-            own = {key: counts[ours] for ours, (term, key) in self._keys.items() if term == name}
-            part, found[name] = loss.objective(student, teacher, batch, own)
-            total = total + weights[name] * part
-        if on_tokens := self._on_tokens():
-            part, sums = TokenSum(on_tokens, student, teacher, batch).total(weights, counts)
-            found |= {name: LossOutput({on_tokens[name].name: v}) for name, v in sums.items()}
-            total = total + part
-        return total, self._joined(found)
+        leaves, parts = self.leaves(counts), []
+        sums: dict[str, Tensor] = {}
+        if on_tokens := _on_tokens(leaves):
+            factors = {path: leaves[path].factor for path in on_tokens}
+            own = {path: leaves[path].counts[loss.name] for path, loss in on_tokens.items()}
+            projected = TokenSum(on_tokens, student, teacher, batch, watch=watch)
+            part, sums = projected.total(factors, own)
+            parts, watch = [part], None
+
+        def other(leaf: Leaf) -> LossOutput:
+            nonlocal watch
+            part, output = leaf.loss.objective(student, teacher, batch, leaf.counts, watch=watch)
+            parts.append(leaf.factor * part)
+            watch = None
+            return output
+
+        output = self._collect(leaves, sums, other)
+        return sum(parts[1:], parts[0]), output
+
+    def leaves(self, counts: Mapping[str, Tensor], factor: float = 1.0) -> dict[str, Leaf]:
+        """Every loss that is no sum itself, by the names on the way to it, joined by `/`."""
+        weights = self.weights()
+        found: dict[str, Leaf] = {}
+        for name, loss in self._each():
+            own = {
+                k: counts[key]
+                for key, (term, k) in self._keys.items()
+                if term == name and key in counts
+            }
+            product = factor * weights[name]
+            if isinstance(loss, Weighted):
+                within = loss.leaves(own, product)
+                found |= {f"{name}/{path}": leaf for path, leaf in within.items()}
+            else:
+                found[name] = Leaf(loss, product, own)
+        return found
+
+    def _collect(
+        self,
+        leaves: Mapping[str, Leaf],
+        sums: Mapping[str, Tensor],
+        other: Callable[[Leaf], LossOutput],
+        above: str = "",
+    ) -> LossOutput:
+        """What all losses give, weighted and under our keys; `sums`: of those on tokens."""
+        found = {}
+        for name, loss in self._each():
+            path = above + name
+            if isinstance(loss, Weighted):
+                found[name] = loss._collect(leaves, sums, other, f"{path}/")
+            elif isinstance(loss, TokenLoss):
+                found[name] = LossOutput({loss.name: sums[path]})
+            else:
+                found[name] = other(leaves[path])
+        return self._joined(found)
 
     def _joined(self, found: Mapping[str, LossOutput]) -> LossOutput:
         """The terms' own results, weighted and under our keys, in our order."""
@@ -137,12 +195,6 @@ class Weighted(Loss):
             logs |= {f"{name}/{key}": value for key, value in found[name].logs.items()}
         return LossOutput(terms, logs)
 
-    def _on_tokens(self) -> dict[str, TokenLoss]:
-        return {name: loss for name, loss in self._each() if isinstance(loss, TokenLoss)}
-
-    def _others(self) -> Iterator[tuple[str, Loss]]:
-        return ((name, loss) for name, loss in self._each() if not isinstance(loss, TokenLoss))
-
     def _each(self) -> Iterator[tuple[str, Loss]]:
         return ((name, cast(Loss, loss)) for name, loss in self.losses.items())
 
@@ -151,3 +203,7 @@ class Weighted(Loss):
         keys = {key: name if len(own) == 1 else f"{name}/{key}" for key in own}
         self._keys |= {ours: (name, key) for key, ours in keys.items()}
         return {keys[key]: value for key, value in own.items()}
+
+
+def _on_tokens(leaves: Mapping[str, Leaf]) -> dict[str, TokenLoss]:
+    return {path: leaf.loss for path, leaf in leaves.items() if isinstance(leaf.loss, TokenLoss)}

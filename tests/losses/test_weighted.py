@@ -91,6 +91,44 @@ def test_terms_of_terms(setting):
     assert list(single.count(batch)) == ["outer"]
 
 
+def sums_within_sums():
+    deepest = Weighted({"j": Term(JensenShannon(), 3.0), "parts": Term(Parts(), 0.1)})
+    inner = Weighted({"ce": Term(CrossEntropy(), 0.5), "deepest": Term(deepest, -0.5)})
+    return Weighted(
+        {"kl": Term(ForwardKL(2.0)), "inner": Term(inner, Linear(2.0, 0.0)), "r": Term(ReverseKL())}
+    )
+
+
+def test_sums_within_sums_share_one_projection(setting):
+    student, teacher, batch = setting
+    loss = sums_within_sums()
+    loss(student(batch), teacher(batch), batch)
+    counted = int((batch.weights > 0).sum())
+    assert student.head.projected == teacher.head.projected == counted
+    loss.objective(student(batch), teacher(batch), batch, loss.count(batch))
+    assert student.head.projected == teacher.head.projected == 2 * counted
+
+
+def test_the_objective_of_sums_within_sums(setting):
+    student, teacher, batch = setting
+    loss = sums_within_sums()
+    loss.begin_step(Progress(5, 10))
+    counts = loss.count(batch)
+    assert list(counts) == ["kl", "inner/ce", "inner/deepest/j", "inner/deepest/parts/a",
+                            "inner/deepest/parts/b", "r"]  # fmt: skip
+    found = []
+    for objective in (loss.objective, lambda *x: Loss.objective(loss, *x)):
+        total, output = objective(student(batch), teacher(batch), batch, counts)
+        slopes = torch.autograd.grad(total, list(student.parameters()))
+        found.append([total, *output.terms.values(), *output.logs.values(), *slopes])
+        assert list(output.terms) == list(counts)
+        assert list(output.logs) == ["inner/deepest/parts/seen"]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+    alone = JensenShannon()(student(batch), teacher(batch), batch).terms["jsd"]
+    torch.testing.assert_close(output.terms["inner/deepest/j"], 1.0 * -0.5 * 3.0 * alone)
+
+
 def test_a_term_is_told_its_own_unweighted_values(setting):
     *_, batch = setting
     parts, taid, off = Parts(), TAID(pace=0.5), TAID(pace=0.5)
