@@ -59,8 +59,8 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         sampler = self.sampler
-        for batch in self._loader:
-            sampler.seen += sampler.span
+        for batch, rows in zip(self._loader, sampler.strides(), strict=False):
+            sampler.seen += rows
             if sampler.seen >= sampler.total:
                 sampler.epoch, sampler.seen = sampler.epoch + 1, 0
             yield batch
@@ -86,3 +86,4 @@ class ResumableLoader:
         self.sampler.epoch = state["epoch"]
         self.sampler.seen = state["seen"]
         self.sampler.seed = state["seed"]
+        self.sampler.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,3 +79,10 @@ class GlobalSampler:
 
     def __len__(self) -> int:
         return (self.total + self.span - 1) // self.span
+
+    def strides(self) -> Iterator[int]:
+        """Rows on all ranks of each step that is left, a last one counted as if it were full."""
+        return repeat(self.span)
+
+    def check(self) -> None:
+        """Refuse a position that no step of this sampler begins at."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -59,20 +57,3 @@ def test_each_attention_gives_the_same_states(tiny_teacher):
         made(tiny_teacher, attention=a).forward(batch(), NOTHING) for a in ("sdpa", "eager")
     )
     torch.testing.assert_close(one.hidden, two.hidden, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="it is installed")
-def test_a_quantised_teacher_names_its_extra(tiny_teacher):
-    with pytest.raises(KDError, match=r"kd-lightning\[quantised\]"):
-        made(tiny_teacher, quantization="nf4")
-
-
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_a_quantised_teacher_stays_near_the_full_one(quantization):
-    pytest.importorskip("bitsandbytes", reason="needs the extra `quantised`")
-    rows = batch()
-    full = made("demo").forward(rows, NOTHING).logits.log_softmax(-1)
-    small = made("demo", quantization=quantization, dtype="float32").forward(rows, NOTHING)
-    log_q = small.logits.float().log_softmax(-1)
-    divergence = (full.exp() * (full - log_q)).sum(-1).mean()
-    assert 0 < float(divergence) < 1.0
