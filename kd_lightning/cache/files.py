@@ -1,0 +1,68 @@
+"""Files that are whole or absent, and proof that they are what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kd_lightning.errors import KDError
+
+LOCK = ".lock"
+
+
+def write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+    """Write a file beside its place, flush it to the disk, move it there; its SHA-256.
+
+    Whenever the process ends, the file is the former one, the new one or absent.
+    """
+    digest = hashlib.sha256()
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("wb") as file:
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    _sync_folder(path.parent)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Any) -> str:
+    """The same for a value that JSON can hold."""
+    return write(path, [(json.dumps(content, indent=1) + "\n").encode()])
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when the process ends, however it does."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KDError(
+                f"another process is writing {folder}: wait for it, or write another --output"
+            ) from None
+        yield
