@@ -17,7 +17,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from kd_lightning.distiller import Distiller
-from kd_lightning.losses import tokens
+from kd_lightning.losses import chunks
 from kd_lightning.losses.base import Loss
 from kd_lightning.losses.weighted import Term
 from kd_lightning.models.spec import StudentSpec
@@ -103,7 +103,7 @@ def trainer(folder: str | Path, **more: Any) -> Trainer:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
+        enable_checkpointing=more.pop("checkpoint", False),
         num_sanity_val_steps=0,
         limit_val_batches=0,
         default_root_dir=folder,
@@ -133,7 +133,7 @@ def step(teacher: str, loss: Loss, folder: str | Path, **more: Any) -> dict[str,
 
 def main(teacher: str, folder: str) -> None:
     torch.set_num_threads(1)
-    tokens.CHUNK_BYTES = 4 * tokens.FUSED_TILES * 88 * 3  # three tokens a chunk
+    chunks.CHUNK_BYTES = 4 * chunks.FUSED_TILES * 88 * 3  # three tokens a chunk
     found = {
         name: step(teacher, loss, folder, devices=2, strategy="ddp")
         for name, loss in named_losses().items()

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kd_lightning.errors import KDError
-from kd_lightning.models import loading, vocabulary
+from kd_lightning.models import loading, packing, vocabulary
+from kd_lightning.models.attention import Attention, choose
 from kd_lightning.models.generation import generate
 from kd_lightning.models.heads import LinearHead
+from kd_lightning.models.layers import compile_layers
+from kd_lightning.models.placement import Placement
+from kd_lightning.models.recompute import recompute
 from kd_lightning.models.shrink import keep_layers
 from kd_lightning.models.spec import LoraSpec, StudentSpec
 from kd_lightning.types import Batch, Completion, ModelOutput, Sampling
@@ -56,12 +61,22 @@ class CausalLM(nn.Module):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         own_precision: bool = False,
+        attention: Attention | None = None,
     ) -> None:
-        """`own_precision`: compute in the weights' type, also under autocast (teachers)."""
+        """What a model computes with.
+
+        Args:
+            model: Of transformers, perhaps with adapters.
+            tokenizer: Its own.
+            own_precision: Compute in the weights' type, also under autocast (teachers).
+            attention: What was chosen when the model was made; None: padded.
+        """
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.own_precision = own_precision
+        self.attention = attention
+        self.placement: Placement | None = None  # parallel/ says so where weights are sharded
         linear = self.transformer.get_output_embeddings()
         if linear is None:
             raise KDError(f"{type(model).__name__} has no language-model head")
@@ -86,7 +101,9 @@ class CausalLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where it computes: where the weights are, or are gathered."""
+        if self.placement is not None:
+            return self.placement.device
         return next(self.model.parameters()).device
 
     @property
@@ -111,15 +128,28 @@ class CausalLM(nn.Module):
             output = self._hidden(batch)
         return output if then is None else then(output)
 
+    @property
+    def packs(self) -> bool:
+        """Whether the padding of a batch costs nothing."""
+        return self.attention is not None and self.attention.packs
+
     def _hidden(self, batch: Batch) -> ModelOutput:
+        if self.attention is not None and packing.worthwhile(batch, self.attention):
+            backbone = self.transformer.base_model
+            return ModelOutput(packing.hidden_states(backbone, batch, self.attention), self.head)
         states = self.transformer.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         )
         return ModelOutput(states.last_hidden_state, self.head)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """One answer for each prompt of token ids."""
-        return generate(self.transformer, self.tokenizer, prompts, sampling)
+        """One answer for each prompt of token ids; a collective call where weights are sharded."""
+        if self.placement is None:
+            return generate(self.transformer, self.tokenizer, prompts, sampling)
+        with self.placement.gathered():
+            return generate(
+                self.transformer, self.tokenizer, prompts, sampling, placement=self.placement
+            )
 
     def verify(self) -> None:
         """Refuse a family whose logits are not head(last hidden state)."""
@@ -149,20 +179,45 @@ class CausalLM(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def build_student(spec: StudentSpec, tokenizer: PreTrainedTokenizerBase) -> CausalLM:
-    """The student that a configuration describes, in training mode."""
+def build_student(
+    spec: StudentSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | None = None,
+    half: bool = False,
+) -> CausalLM:
+    """The student that a configuration describes, in training mode.
+
+    Args:
+        spec: The configuration.
+        tokenizer: The student's.
+        device: Where it will compute; None: where it is built.
+        half: Whether the trainer computes in half precision.
+    """
+
+    def attend(config: PretrainedConfig) -> Attention:
+        weights = loading.weights_dtype(config, spec.dtype)
+        mixed = half and weights == torch.float32
+        dtype = torch.bfloat16 if mixed else weights
+        where = device or torch.device("cpu")
+        how = {"trained": True, "mixed": mixed}
+        chosen = choose(spec.attention, spec.packing, config, where, dtype, **how)
+        rank_zero_info(f"student's attention: {chosen}")
+        return chosen
+
     if spec.path is not None:
         config = loading.load_config(spec.path, spec.revision)
         for name, value in spec.overrides.items():
             if not hasattr(config, name):
                 raise KDError(f"model.student.overrides: {config.model_type} has no `{name}`")
             setattr(config, name, value)
+        attention = attend(config)
         model = loading.load_model(
             spec.path,
             dtype=spec.dtype,
-            attention=spec.attention,
+            attention=attention.name,
             revision=spec.revision,
             config=config,
+            quantization=loading.quantization(spec.quantization),
         )
         if spec.layers is not None:
             model = keep_layers(model, spec.layers, spec.keep)
@@ -173,17 +228,19 @@ def build_student(spec: StudentSpec, tokenizer: PreTrainedTokenizerBase) -> Caus
             for name in ("bos_token_id", "eos_token_id", "pad_token_id")
         }
         fields = {"vocab_size": vocabulary.size(tokenizer), **ids, **spec.config, **spec.overrides}
-        model = loading.new_model(fields, spec.dtype, spec.attention)
+        config = loading.new_config(fields)
+        attention = attend(config)
+        model = loading.new_model(config, spec.dtype, attention.name)
         settings = loading.load_generation_config(tokenizer.name_or_path)
         if settings is not None:
             model.generation_config = settings
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(model, selective=spec.gradient_checkpointing == "selective")
     if spec.lora is not None:
-        model = _with_adapters(model, spec.lora, spec.gradient_checkpointing)
-    student = CausalLM(model, tokenizer)
+        model = _with_adapters(model, spec.lora, bool(spec.gradient_checkpointing))
+    student = CausalLM(model, tokenizer, attention=attention)
     if spec.compile:
-        student.transformer.base_model.compile(dynamic=True)
+        compile_layers(student.transformer)
     return student.train()
 
 

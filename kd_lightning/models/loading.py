@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from transformers import (
 )
 
 from kd_lightning.errors import KDError
+from kd_lightning.security.folders import refuse_hostile
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -43,8 +47,9 @@ def load_config(path: str, revision: str | None = None) -> PretrainedConfig:
     folder = Path(resolve(path))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise KDError(f"{path} is no model: the folder holds no config.json")
+    refuse_hostile(folder)
     try:
-        config = AutoConfig.from_pretrained(str(folder), revision=revision)
+        config = AutoConfig.from_pretrained(str(folder), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise KDError(
             f"cannot load a model from {path}: it is neither a model's folder nor a model that "
@@ -67,6 +72,7 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model with its weights, from safetensors only."""
     config = config or load_config(path, revision)
+    refuse_hostile(Path(resolve(path)), weights=True)
     more: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -74,8 +80,9 @@ def load_model(
             config=config,
             revision=revision,
             dtype=DTYPES.get(dtype, "auto"),
-            attn_implementation=attention,
+            attn_implementation=None if attention == "auto" else attention,
             use_safetensors=True,
+            trust_remote_code=False,
             **more,
         )
     except (OSError, ValueError, ImportError) as error:
@@ -84,27 +91,82 @@ def load_model(
     return model
 
 
-def new_model(config: dict[str, Any], dtype: str, attention: str) -> PreTrainedModel:
-    """A causal language model with fresh weights, from a configuration's fields."""
-    fields = dict(config)
-    kind = fields.pop("model_type")
-    try:
-        made = AutoConfig.for_model(kind, **fields)
-        model = AutoModelForCausalLM.from_config(
-            made, dtype=DTYPES.get(dtype, torch.float32), attn_implementation=attention
-        )
-    except (ValueError, TypeError, KeyError, ImportError) as error:
+def quantization(kind: str) -> Any | None:
+    """What transformers is told to load weights in 8 (`int8`) or 4 (`nf4`) bits.
+
+    `torchao_int8` rounds weights only; `int8` (bitsandbytes) rounds what they are multiplied with
+    as well, except for outliers.
+
+    Source: int8: Dettmers et al. 2022, arXiv 2208.07339; nf4: Dettmers et al. 2023 (QLoRA),
+    arXiv 2305.14314, section 3.
+    """
+    if kind == "none":
+        return None
+    package = "torchao" if kind == "torchao_int8" else "bitsandbytes"
+    if importlib.util.find_spec(package) is None:
         raise KDError(
-            f"cannot build a model from model.student.config: {_first_line(error)}"
-        ) from error
+            f"quantization={kind} needs {package}: install the extra with "
+            "`pip install 'kd-lightning[quantised]'`"
+        )
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if kind == "torchao_int8":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def new_config(fields: Mapping[str, Any]) -> PretrainedConfig:
+    """A transformers configuration from its fields, `model_type` among them."""
+    others = {name: value for name, value in fields.items() if name != "model_type"}
+    with _building():
+        config = AutoConfig.for_model(fields["model_type"], **others)
+    assert isinstance(config, PretrainedConfig)
+    return config
+
+
+def new_model(config: PretrainedConfig, dtype: str, attention: str) -> PreTrainedModel:
+    """A causal language model with fresh weights."""
+    with _building():
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=DTYPES.get(dtype, torch.float32),
+            attn_implementation=None if attention == "auto" else attention,
+        )
     assert isinstance(model, PreTrainedModel)
     return model
 
 
+@contextmanager
+def _building() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, ImportError) as error:
+        raise KDError(
+            f"cannot build a model from model.student.config: {_first_line(error)}"
+        ) from error
+
+
+def weights_dtype(config: PretrainedConfig, dtype: str) -> torch.dtype:
+    """The type that the weights will have; `auto`: as stored."""
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    stored = config.dtype if config.dtype is not None else config.get_text_config().dtype
+    return stored if isinstance(stored, torch.dtype) else torch.float32
+
+
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer at `path`; its padding token falls back to the end token."""
+    refuse_hostile(Path(resolve(path)))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(path), revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve(path), revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise KDError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)

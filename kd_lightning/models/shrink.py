@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kd_lightning.errors import KDError
+from kd_lightning.models.layers import layer_list
 
 
 def chosen_layers(total: int, layers: int | list[int], keep: str) -> list[int]:
@@ -36,7 +37,7 @@ def keep_layers(model: PreTrainedModel, layers: int | list[int], keep: str) -> P
     """Remove the other layers in place; the configuration follows."""
     config = model.config.get_text_config()
     total = int(config.num_hidden_layers)
-    holder, name = _layer_list(model, total)
+    holder, name = layer_list(model)
     stay = chosen_layers(total, layers, keep)
     old = getattr(holder, name)
     setattr(holder, name, nn.ModuleList(old[i] for i in stay))
@@ -48,11 +49,3 @@ def keep_layers(model: PreTrainedModel, layers: int | list[int], keep: str) -> P
     if isinstance(getattr(config, "layer_types", None), list):
         config.layer_types = [config.layer_types[i] for i in stay]
     return model
-
-
-def _layer_list(model: PreTrainedModel, total: int) -> tuple[nn.Module, str]:
-    for module in model.base_model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == total:
-                return module, name
-    raise KDError(f"cannot find the layers of {type(model).__name__}: write `layers: null`")

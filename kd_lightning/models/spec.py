@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kd_lightning.errors import KDError
+from kd_lightning.models.attention import Packing
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -41,12 +42,19 @@ class StudentSpec:
     """Which layers a number keeps: evenly spread (first and last included), first, or last."""
     dtype: DType = "float32"
     """Data type of the weights; auto: as stored."""
-    attention: str = "sdpa"
-    """The transformers attention implementation: sdpa, eager, flash_attention_2, ..."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    attention: str = "auto"
+    """How attention is computed: auto (the best that is installed), torch_varlen, per_sequence,
+    flash_attention_2, sdpa, eager or another name that transformers knows."""
+    packing: Packing = "auto"
+    """Leave padding out of the layers; auto: where the attention can do it without waste."""
+    gradient_checkpointing: bool | Literal["selective"] = False
+    """Compute activations again in the backward pass: true, all of a layer's (least memory, about
+    a third more time); selective, all but the results of products and attention."""
     compile: bool = False
-    """Compile the layers with torch.compile."""
+    """Compile each layer with torch.compile."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Frozen weights in 8 or 4 bits under adapters [QLoRA]; needs `lora` and the extra
+    `quantised`."""
     lora: LoraSpec | None = None
     """Train adapters and leave the weights as they are; null: train everything."""
     revision: str | None = None
@@ -64,3 +72,8 @@ class StudentSpec:
             raise KDError("model.student.config needs a `model_type`, for example llama")
         if self.layers is not None and self.path is None:
             raise KDError("model.student.layers cuts an existing model: name it in `path`")
+        if self.quantization != "none" and (self.lora is None or self.path is None):
+            raise KDError(
+                "quantised weights cannot be trained: give the student at `path` adapters "
+                "(model.student.lora.rank=16), or write model.student.quantization=none"
+            )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,8 @@ from kd_lightning.types import Asking, Batch, Completion, ModelOutput, Sampling,
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from kd_lightning.models.causal import CausalLM
 
 
 class Teacher(ABC):
@@ -28,10 +30,20 @@ class Teacher(ABC):
     name: str = ""
     """How the run's record and the model card call it."""
 
+    packs: bool = True
+    """Whether the padding of a batch costs it nothing."""
+
+    spread: Callable[[CausalLM], None] | None = None
+    """Set before `materialize` where models are sharded: spreads one over the processes, in place
+    of moving it to a device."""
+
     @property
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Its own tokenizer, or None where it speaks text only."""
+
+    def attach(self, student: CausalLM) -> None:  # noqa: B027 (most have nothing to note)
+        """Told who the student is, before `materialize`: for teachers that share its weights."""
 
     @abstractmethod
     def materialize(self, device: torch.device) -> None:
@@ -44,6 +56,9 @@ class Teacher(ABC):
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One answer for each prompt (token ids of its own tokenizer)."""
         raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
+
+    def check_data(self, data: Any) -> None:  # noqa: B027 (a hook: most have nothing to refuse)
+        """Refuse a data module (set up) whose rows it knows nothing of; most know any text."""
 
     def check(self, loss: Asking) -> None:
         """Refuse at set-up what could only fail later."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
-from kd_lightning.errors import KDError
 from kd_lightning.models import loading
+from kd_lightning.models.attention import Attention, Packing, choose
 from kd_lightning.models.causal import CausalLM
+from kd_lightning.models.layers import compile_layers
 from kd_lightning.models.spec import DType
+from kd_lightning.teachers import quantised
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.types import Batch, Completion, ModelOutput, Sampling, Signal
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 class LocalTeacher(Teacher):
@@ -28,8 +32,10 @@ class LocalTeacher(Teacher):
         self,
         path: str,
         dtype: DType = "auto",
-        attention: str = "sdpa",
-        quantization: Literal["none", "int8", "nf4"] = "none",
+        attention: str = "auto",
+        packing: Packing = "auto",
+        quantization: Literal["none", "int8", "nf4", "torchao_int8"] = "none",
+        quantization_limit: float | None = 0.1,
         compile: bool = False,
         revision: str | None = None,
     ) -> None:
@@ -38,8 +44,13 @@ class LocalTeacher(Teacher):
         Args:
             path: Folder or hub name (`demo`: the packaged demo teacher).
             dtype: Of its weights and its computation, whatever the student's.
-            attention: Transformers implementation.
-            quantization: Weights in 8 or 4 bits; needs the extra `quantised` (bitsandbytes).
+            attention: How attention is computed; auto: the best that is installed.
+            packing: Leave padding out of the layers; auto: where that costs nothing.
+            quantization: Weights in 8 or 4 bits; needs the extra `quantised` (int8, nf4:
+                bitsandbytes; torchao_int8: torchao).
+            quantization_limit: The most that the quantised teacher may differ from the full one, in
+                nats per token on a few texts (both are loaded at set-up, one after the other). What
+                is lost here no student gets back. None: do not compare.
             compile: Compile its layers with torch.compile.
             revision: Hub revision of `path`.
         """
@@ -47,7 +58,9 @@ class LocalTeacher(Teacher):
         self.name = path
         self.dtype = dtype
         self.attention = attention
+        self.packing: Packing = packing
         self.quantization = quantization
+        self.quantization_limit = quantization_limit
         self.compile = compile
         self.revision = revision
         self._model: CausalLM | None = None
@@ -68,41 +81,52 @@ class LocalTeacher(Teacher):
     def materialize(self, device: torch.device) -> None:
         if self._model is not None:
             return
-        quantization = self._quantization()
+        quantization = loading.quantization(self.quantization)
+        config = loading.load_config(self.path, self.revision)
+        dtype = loading.weights_dtype(config, self.dtype)
+        attention = choose(self.attention, self.packing, config, device, dtype, trained=False)
+        rank_zero_info(f"teacher's attention: {attention}")
+        load = partial(self._load, config, attention)
+        if quantization is None:
+            model = load()
+            if self.spread is not None:
+                self.spread(model)
+            else:
+                model.to(device)
+        else:  # stays whole where it was loaded
+            limit = self.quantization_limit
+            full = None if limit is None else quantised.full(load, device)
+            model = load(quantization)
+            if self.quantization == "torchao_int8":
+                model.to(device)
+            if full is not None and limit is not None:
+                quantised.compare(full, model, self.quantization, limit)
+        if self.compile:
+            compile_layers(model.transformer)
+        self.packs = model.packs
+        self._model = model
+
+    def _load(
+        self, config: PretrainedConfig, attention: Attention, quantization: Any | None = None
+    ) -> CausalLM:
         model = loading.load_model(
             self.path,
             dtype=self.dtype,
-            attention=self.attention,
+            attention=attention.name,
             revision=self.revision,
+            config=copy.deepcopy(config),  # loading writes into it
             quantization=quantization,
         )
         model.requires_grad_(False)
-        wrapped = CausalLM(model, self.tokenizer, own_precision=True).eval()
-        self._model = wrapped if quantization is not None else wrapped.to(device)
-        if self.compile:
-            wrapped.transformer.base_model.compile(dynamic=True)
+        return CausalLM(model, self.tokenizer, own_precision=True, attention=attention).eval()
 
     def forward(self, batch: Batch, needs: frozenset[Signal]) -> ModelOutput:
         self.model.eval()  # cheap, and a caller's `.train()` must not switch dropout on
-        with torch.inference_mode():
+        # gathered weights must not be inference tensors: generation gathers without that mode
+        sharded = self.model.placement is not None
+        with torch.no_grad() if sharded else torch.inference_mode():
             output: ModelOutput = self.model(batch)
             return output
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         return self.model.generate(prompts, sampling)
-
-    def _quantization(self) -> Any | None:
-        if self.quantization == "none":
-            return None
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise KDError(
-                f"quantization={self.quantization} needs bitsandbytes: install the extra with "
-                "`pip install 'kd-lightning[quantised]'`"
-            )
-        from transformers import BitsAndBytesConfig
-
-        if self.quantization == "int8":
-            return BitsAndBytesConfig(load_in_8bit=True)
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )

@@ -1,0 +1,1 @@
+"""Models over many processes: sharding, its strategy, its checkpoints."""
