@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.errors import KDError
+from kd_lightning.security.time_limit import TooSlowError, time_limit
 from kd_lightning.types import Message
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ PLAIN = (
 )
 """The template of a tokenizer that has none: a heading for each turn, and the end-of-text token
 after each answer. For example `<s>### User:\\nHello\\n\\n### Assistant:\\nHi</s>`."""
+
+SECONDS = 5.0
+"""The longest that a template may work on one conversation."""
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PRIVATE = 0xF0000  # private-use signs: no text means anything by them, no template strips them
@@ -83,6 +87,11 @@ class Template:
         self._marked = bool(_MARKED.search(self._jinja))
         self._context = {**tokenizer.special_tokens_map, **(arguments or {})}
         self._special = tuple(token for token in special if token)
+
+    @property
+    def source(self) -> str:
+        """The template itself."""
+        return self._jinja
 
     def conversation(self, messages: Sequence[Message], row: str, ask: bool = False) -> Rendered:
         """The whole conversation; `ask`: followed by the generation prompt."""
@@ -144,14 +153,20 @@ class Template:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            rendered: Any = render_jinja_template(
-                conversations=[turns],
-                chat_template=self._jinja,
-                return_assistant_tokens_mask=self._marked,
-                add_generation_prompt=ask,
-                **self._context,
-            )
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+            with time_limit(SECONDS):
+                rendered: Any = render_jinja_template(
+                    conversations=[turns],
+                    chat_template=self._jinja,
+                    return_assistant_tokens_mask=self._marked,
+                    add_generation_prompt=ask,
+                    **self._context,
+                )
+        except TooSlowError:
+            raise KDError(
+                f"row {row}: the chat template works longer than {SECONDS:g} seconds on one "
+                "conversation: set another --data.template"
+            ) from None
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError, ArithmeticError) as error:
             roles = ", ".join(turn["role"] for turn in turns) or "no turns"
             raise KDError(
                 f"row {row}: the chat template cannot render this conversation ({roles}): {error}"

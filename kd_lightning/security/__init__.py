@@ -1,0 +1,1 @@
+"""What keeps foreign files, foreign programs and secrets where they belong."""
