@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.image import imread
@@ -29,6 +29,9 @@ from kd_lightning.evaluation.report import (
     write_json,
 )
 from kd_lightning.loggers import MetricsFile, read_metrics
+from kd_lightning.parallel.states import read_weights
+from kd_lightning.reliability.commit import require_whole, step_in
+from kd_lightning.reliability.keeper import Keeper
 from kd_lightning.types import Signal
 
 
@@ -72,8 +75,8 @@ class Comparison(Callback):
         if self._resumed is not None and self.results:
             return  # measured when the run began; the checkpoint has kept it
         self.results = []
-        if self._has_logits(module):
-            assert module.teacher is not None
+        speaks = Signal.TEXT in getattr(module.teacher, "offers", ())  # a cache cannot answer
+        if self._has_logits(module) and speaks:
             self.results.append(self._measure(module, data, "teacher"))
         name = "student before" if self._resumed is None else f"student at {self._resumed}"
         self.results.append(self._measure(module, data, name))
@@ -167,20 +170,21 @@ def best_weights(trainer: Trainer, module: LightningModule) -> Iterator[str]:
         (
             c
             for c in trainer.checkpoint_callbacks
-            if isinstance(c, ModelCheckpoint) and c.monitor and c.best_model_path
+            if isinstance(c, Keeper) and c.monitor and c.best_model_path
         ),
         None,
     )
     if best is None or best.best_model_score is None:
         yield f"last weights (step {trainer.global_step})"
         return
-    content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    step = int(content["global_step"])
+    path = Path(best.best_model_path)
+    trainer.strategy.barrier("best_weights")  # the first process has written it
+    step = step_in(path.name)
     if step == trainer.global_step:
         yield f"last weights (step {step}), which are the best by {best.monitor}"
         return
     last = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
-    module.load_state_dict(content["state_dict"])
+    read_weights(require_whole(path), module)
     try:
         yield f"best weights by {best.monitor} ({float(best.best_model_score):.4f}, step {step})"
     finally:

@@ -14,6 +14,7 @@ from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
 from kd_lightning.evaluation.card import CardFacts
 from kd_lightning.evaluation.export import export
+from kd_lightning.parallel.whole import in_one_piece
 
 
 class ExportStudent(Callback):
@@ -36,6 +37,7 @@ class ExportStudent(Callback):
         if not isinstance(pl_module, Distiller):
             raise KDError("ExportStudent needs a Distiller")
         with best_weights(trainer, pl_module) as weights:
+            student = in_one_piece(pl_module.student, pl_module.spec)
             if trainer.is_global_zero:
                 data = getattr(trainer, "datamodule", None)
                 compared = next((c for c in trainer.callbacks if isinstance(c, Comparison)), None)  # type: ignore[attr-defined]
@@ -47,6 +49,6 @@ class ExportStudent(Callback):
                 )
                 folder = Path(trainer.default_root_dir) / self.folder
                 known = data if isinstance(data, KDDataModule) else None
-                export(pl_module, folder, data=known, card=facts, overwrite=True)
+                export(pl_module, folder, student=student, data=known, card=facts, overwrite=True)
                 rank_zero_info(f"student exported to {folder} ({weights})")
         trainer.strategy.barrier("export")

@@ -23,6 +23,7 @@ from kd_lightning.evaluation.measure import (
     place,
 )
 from kd_lightning.evaluation.report import finite
+from kd_lightning.parallel.step import evened
 from kd_lightning.types import Example, Signal
 
 COLUMNS = ("step", "id", "skill", "prompt", "reference", "teacher", "student", "kl", "grade")
@@ -49,6 +50,12 @@ class LogAnswers(Callback):
         self.every = every
         self._validations = 0
         self._of_teacher: dict[str, str] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = int(state_dict["validations"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -108,10 +115,12 @@ class LogAnswers(Callback):
         rank, world = place()
         rows = [row for row in data.encoded("validation") if row.example.id in wanted]
         found: dict[str, tuple[float, float]] = {}
-        if mine := rows[rank::world]:
+        if rows:
+            mine = rows[rank::world] or rows[:1]  # sharded models need every rank
             with evaluating(module.student):
                 whole = data.collate()(mine)
-                for batch in whole.split(module.micro_batch_rows, module.micro_batch_tokens):
+                pieces = whole.split(module.micro_batch_rows, module.micro_batch_tokens)
+                for batch in evened(pieces, module.student.device):
                     by_row, _ = batch_statistics(module.student, teacher, batch)
                     found |= answer_kl(batch, by_row, wanted)
         return merged(found)

@@ -28,6 +28,10 @@ class RunRecord(Callback):
     ) -> None:
         self._continued = True
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        start = getattr(trainer, "start", None)
+        self._continued = start is not None and start.continues  # also before a first checkpoint
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / "run.json"
         if not trainer.is_global_zero or self._begun == path:

@@ -9,12 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from lightning import LightningDataModule
 
+from kd_lightning.data.bad_rows import BadRows
+from kd_lightning.data.budget import TokenBudget
 from kd_lightning.data.collate import Collate
 from kd_lightning.data.encoding import Encoded, Encoder
+from kd_lightning.data.facts import compare_facts, facts
 from kd_lightning.data.length import Lengths, Truncation
 from kd_lightning.data.loader import ResumableLoader, make_loader
 from kd_lightning.data.rows import Row
@@ -24,6 +29,7 @@ from kd_lightning.data.splits import Splits
 from kd_lightning.data.stream import StreamLoader
 from kd_lightning.data.summary import Summary, show
 from kd_lightning.errors import KDError
+from kd_lightning.security.folders import refuse_hostile
 from kd_lightning.types import Batch, Example, Message
 
 if TYPE_CHECKING:
@@ -67,9 +73,12 @@ class KDDataModule(LightningDataModule, ABC):
         max_length: int = 1024,
         truncation: Literal["error", "drop", "left", "right"] = "error",
         batch_size: int = 8,
+        batch_tokens: int | None = None,
         eval_batch_size: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
+        bad_rows: Literal["fail", "skip", "quarantine"] = "fail",
+        bad_share: float = 0.01,
         num_workers: int = 0,
         limit_train: int | None = None,
         limit_validation: int | None = None,
@@ -100,9 +109,16 @@ class KDDataModule(LightningDataModule, ABC):
             truncation: What happens to a longer row: `error` stops and names it, `drop` leaves it
                 out, `left` cuts the oldest prompt tokens, `right` the end of the answer.
             batch_size: Rows of one rank in one optimizer step.
+            batch_tokens: In place of it, tokens of one rank in one optimizer step, without padding:
+                rows are taken in order up to so many times the number of ranks, and dealt out
+                evenly. A longer row makes a step of its own.
             eval_batch_size: Rows of one rank in one evaluation batch; None: batch_size.
             shuffle: Whether each epoch has its own order (a function of seed and epoch).
             seed: Seed of the order and of the held-back share.
+            bad_rows: What happens to a row that cannot be read or lacks a field: `fail` names it
+                and stops, `skip` leaves it out, `quarantine` also writes it to a file in the run's
+                folder.
+            bad_share: Largest share of a split's rows that may be left out so.
             num_workers: Processes that collate batches in advance.
             limit_train: Use the first so many training rows; None: all.
             limit_validation: The same for validation rows.
@@ -132,9 +148,11 @@ class KDDataModule(LightningDataModule, ABC):
         self.max_length = max_length
         self.truncation: Truncation = truncation
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self.eval_batch_size = eval_batch_size or batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.bad = BadRows(bad_rows, bad_share)
         self.num_workers = num_workers
         self.limits = {
             "train": limit_train,
@@ -146,6 +164,9 @@ class KDDataModule(LightningDataModule, ABC):
         self._followed = False
         self._encoder: Encoder | None = None
         self._rows: dict[str, list[Encoded]] = {}
+        self._facts: dict[str, Any] = {}
+        self._training: ResumableLoader | None = None
+        self._position: dict[str, int] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -153,6 +174,13 @@ class KDDataModule(LightningDataModule, ABC):
             least = 2 if name == "max_length" else 1
             if getattr(self, name) < least:
                 raise KDError(f"--data.{name} must be at least {least}")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise KDError("--data.batch_tokens must be at least 1")
+        if self.batch_tokens is not None and self.streaming:
+            raise KDError(
+                "--data.batch_tokens needs all rows' lengths before training, which a stream does "
+                "not know: write --data.batch_size, or --data.streaming=false"
+            )
         if not 0 <= self.validation_share < 1:
             raise KDError("--data.validation_share must be at least 0 and below 1")
         known = {*self.fields, "id"}
@@ -174,7 +202,7 @@ class KDDataModule(LightningDataModule, ABC):
 
     def rows(self, split: str) -> Iterable[Row] | Iterable[Mapping[str, Any]]:
         """Where the rows of `train`, `validation` or `test` come from."""
-        for found in self.splits.read(split):
+        for found in self.splits.read(split, self.bad):
             yield self._row(found.values, found.place, found.id, split)
 
     # What a run asks for
@@ -205,6 +233,7 @@ class KDDataModule(LightningDataModule, ABC):
         self._tokenizer = tokenizer
         self._encoder = None
         self._rows.clear()
+        self._facts = {}
         self.summary.clear()
 
     def _follow(self) -> None:
@@ -260,12 +289,45 @@ class KDDataModule(LightningDataModule, ABC):
             self._rows[split] = self._encode_split(split)
         return self._rows[split]
 
+    # What a checkpoint remembers
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the training rows are, and where the run stands in them."""
+        if "train" in self._rows and not self._facts:
+            a_step = (self.batch_tokens or self.batch_size) * self._ranks()[1]
+            self._facts = facts(self._rows["train"], a_step, self.seed)
+        state = dict(self._facts)
+        if self._training is not None:
+            state["position"] = self._training.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on there; refuse other rows, and another number of rows in a step."""
+        compare_facts(state_dict, self.state_dict(), getattr(self.trainer, "start", None))
+        self._position = state_dict.get("position")
+        if self._training is not None and self._position is not None:
+            self._training.load_state_dict(self._position)
+
+    def _at_position(self, loader: ResumableLoader) -> ResumableLoader:
+        """The loader of a run. Lightning restores only a loader that is made after it has looked
+        into the checkpoint, and makes it before where the schedule asks for the run's length.
+        """
+        self._training, position, self._position = loader, self._position, None
+        if position is not None:
+            loader.load_state_dict(position)
+        return loader
+
     # From rows to encoded rows
 
     def rendered(self, split: str) -> Iterator[Example]:
         """The examples of a split, before the length policy."""
+        if folder := getattr(self.trainer, "default_root_dir", None):
+            self.bad.place(folder, self._ranks()[0])
+        self.bad.begin(split)
         for row in islice(self.placed(split), self.limits[split]):
-            yield self.example(row)
+            if (made := self.bad.attempt(row, self.example)) is not None:
+                yield made
+        self.bad.end()
 
     def placed(self, split: str) -> Iterator[Row]:
         """The rows of a split; those that say no place get one."""
@@ -278,7 +340,13 @@ class KDDataModule(LightningDataModule, ABC):
 
     def _row(self, values: Mapping[str, Any], place: str, id: str, split: str) -> Row:
         return Row(
-            values, place=place, id=id, split=split, columns=self.columns, aliases=self.fields
+            values,
+            place=place,
+            id=id,
+            split=split,
+            columns=self.columns,
+            aliases=self.fields,
+            kinds=self.bad.kinds,
         )
 
     def example(self, row: Row) -> Example:
@@ -315,12 +383,17 @@ class KDDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader | StreamLoader | DataLoader[Batch]:
         """Batches for training; their position is saved in checkpoints."""
         if self.streaming:
-            return self._stream()
+            return self._at_position(self._stream())
         if getattr(self.trainer, "overfit_batches", 0):
             return self._eval_loader("train")
         order, total = self.train_order()
-        sampler = self._sampler(order, total, self.batch_size)
-        return ResumableLoader(self._loader("train", sampler), sampler)
+        if self.batch_tokens is None:
+            sampler = self._sampler(order, total, self.batch_size)
+        else:
+            lengths = np.array([len(row) - 1 for row in self.encoded("train")])
+            rank, world = self._ranks()
+            sampler = TokenBudget(order, lengths, self.batch_tokens, rank, world, self.seed)
+        return self._at_position(ResumableLoader(self._loader("train", sampler), sampler))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches for validation, in order."""
@@ -377,8 +450,11 @@ class KDDataModule(LightningDataModule, ABC):
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    refuse_hostile(Path(name))
     try:
-        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise KDError(

@@ -6,19 +6,36 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kd_lightning.errors import KDError
 
 Raw = tuple[dict[str, Any], int]
 """A row's columns and its line (or its number, where the file has no lines)."""
 
+
+class Bad(Protocol):
+    """What happens to a line that cannot be read while the others can."""
+
+    def take(self, error: KDError, content: Any) -> None:
+        """Leave it out, or raise the error."""
+
+    def saw(self) -> None:
+        """A row could be read."""
+
+
+Reader = Callable[[Path, Bad | None], Iterator[Raw]]
+
 DOCUMENT_END = "<|endoftext|>"
 """A line that separates the documents of a text file; without any, blank lines do."""
 
 
-def read_file(path: Path) -> Iterator[Raw]:
-    """The rows of a jsonl, json, csv, tsv, parquet or txt file."""
+def read_file(path: Path, bad: Bad | None = None) -> Iterator[Raw]:
+    """The rows of a jsonl, json, csv, tsv, parquet or txt file.
+
+    Single lines that cannot be read go to `bad` (None: the error is raised); a file that is broken
+    as a whole is always an error.
+    """
     if not path.is_file():
         raise KDError(f"{path} does not exist: write an existing file to --data.path")
     reader = READERS.get(path.suffix.lower())
@@ -28,8 +45,10 @@ def read_file(path: Path) -> Iterator[Raw]:
             f"write one of {', '.join(READERS)}"
         )
     empty = True
-    for raw in reader(path):
+    for raw in reader(path, bad):
         empty = False
+        if bad is not None:
+            bad.saw()
         yield raw
     if empty:
         raise KDError(f"{path} is empty: write a file with at least one row")
@@ -38,14 +57,17 @@ def read_file(path: Path) -> Iterator[Raw]:
 def _lines(path: Path) -> Iterator[tuple[str, int]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise KDError(
-                    f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: "
-                    "save the file as UTF-8"
-                ) from None
-            yield text, number
+            yield _decoded(line, path, number), number
+
+
+def _decoded(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise KDError(
+            f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: "
+            "save the file as UTF-8"
+        ) from None
 
 
 def _row(value: Any, path: Path, line: int) -> Raw:
@@ -57,23 +79,35 @@ def _row(value: Any, path: Path, line: int) -> Raw:
     return value, line
 
 
-def _jsonl(path: Path) -> Iterator[Raw]:
-    for text, line in _lines(path):
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise KDError(
-                f"{path}:{line}: broken JSON ({error.msg} at column {error.colno}): "
-                "write one whole object on each line"
-            ) from None
-        except RecursionError:
-            raise KDError(f"{path}:{line}: the JSON is nested too deeply to be read") from None
-        yield _row(value, path, line)
+def _jsonl(path: Path, bad: Bad | None) -> Iterator[Raw]:
+    with path.open("rb") as file:
+        for line, content in enumerate(file, 1):
+            try:
+                text = _decoded(content, path, line)
+                if not text.strip():
+                    continue
+                raw = _row(_parsed(text, path, line), path, line)
+            except KDError as error:
+                if bad is None:
+                    raise
+                bad.take(error, content.decode("utf-8", "backslashreplace"))
+                continue
+            yield raw
 
 
-def _json(path: Path) -> Iterator[Raw]:
+def _parsed(text: str, path: Path, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise KDError(
+            f"{path}:{line}: broken JSON ({error.msg} at column {error.colno}): "
+            "write one whole object on each line"
+        ) from None
+    except RecursionError:
+        raise KDError(f"{path}:{line}: the JSON is nested too deeply to be read") from None
+
+
+def _json(path: Path, _: Bad | None) -> Iterator[Raw]:
     text = "".join(line for line, _ in _lines(path))
     if not text.strip():
         return
@@ -92,24 +126,28 @@ def _json(path: Path) -> Iterator[Raw]:
         yield _row(item, path, number)
 
 
-def _table(delimiter: str) -> Callable[[Path], Iterator[Raw]]:
-    def read(path: Path) -> Iterator[Raw]:
+def _table(delimiter: str) -> Reader:
+    def read(path: Path, bad: Bad | None) -> Iterator[Raw]:
         reader = csv.DictReader((text for text, _ in _lines(path)), delimiter=delimiter)
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise KDError(
+                    wrong = KDError(
                         f"{path}:{reader.line_num}: the row does not have the "
                         f"{len(reader.fieldnames or ())} columns of the first line"
                     )
-                yield row, reader.line_num
+                    if bad is None:
+                        raise wrong
+                    bad.take(wrong, {str(k): v for k, v in row.items()})
+                else:
+                    yield row, reader.line_num
         except csv.Error as error:
             raise KDError(f"{path}:{reader.line_num}: broken table ({error})") from None
 
     return read
 
 
-def _parquet(path: Path) -> Iterator[Raw]:
+def _parquet(path: Path, _: Bad | None) -> Iterator[Raw]:
     import pyarrow
     import pyarrow.parquet
 
@@ -125,7 +163,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
         raise KDError(f"{path}: broken parquet file after row {number} ({reason})") from None
 
 
-def _text(path: Path) -> Iterator[Raw]:
+def _text(path: Path, _: Bad | None) -> Iterator[Raw]:
     marked = any(text.strip() == DOCUMENT_END for text, _ in _lines(path))
     lines: list[str] = []
     start = 1
@@ -140,7 +178,7 @@ def _text(path: Path) -> Iterator[Raw]:
         yield {"text": document}, start
 
 
-READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {
+READERS: dict[str, Reader] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,

@@ -80,6 +80,7 @@ class Mixture(KDDataModule):
         epoch_rows: int | None = None,
         tokenizer: str | None = None,
         batch_size: int = 8,
+        batch_tokens: int | None = None,
         eval_batch_size: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
@@ -93,6 +94,7 @@ class Mixture(KDDataModule):
             epoch_rows: Training rows of an epoch; None: as many as the parts have together.
             tokenizer: Folder or hub name of the tokenizer of all parts; None: the student's.
             batch_size: Rows of one rank in one optimizer step.
+            batch_tokens: In place of it, tokens of one rank in one optimizer step.
             eval_batch_size: Rows of one rank in one evaluation batch; None: batch_size.
             shuffle: Whether each pass over a part has its own order.
             seed: Seed of the order.
@@ -101,6 +103,7 @@ class Mixture(KDDataModule):
         super().__init__(
             tokenizer=tokenizer,
             batch_size=batch_size,
+            batch_tokens=batch_tokens,
             eval_batch_size=eval_batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -164,6 +167,8 @@ class Mixture(KDDataModule):
         parts: dict[str, Summary] = {}
         for name, part in self.parts.items():
             data = self._bound(part.data)
+            if self.trainer is not None:
+                data.bad.place(self.trainer.default_root_dir, self.trainer.global_rank, name)
             named: dict[int, Example] = {}
             for row in data.encoded(split):
                 if id(row.example) not in named:

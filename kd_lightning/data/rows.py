@@ -9,6 +9,9 @@ from kd_lightning.errors import KDError
 
 _ABSENT = object()
 
+Kinds = dict[str, tuple[str, str]]
+"""Field to the kind of its values (text, number, list) and the place where that was seen first."""
+
 
 class Row(Mapping[str, Any]):
     """A row whose fields are found by our name, by a user's column, or by a usual other name.
@@ -27,14 +30,19 @@ class Row(Mapping[str, Any]):
         split: str = "train",
         columns: Mapping[str, str] | None = None,
         aliases: Mapping[str, Sequence[str]] | None = None,
+        kinds: Kinds | None = None,
     ) -> None:
-        """`place`: file and line, for messages; `id`: a shorter name (default: the place)."""
+        """`place`: file and line, for messages; `id`: a shorter name (default: the place).
+
+        `kinds` is shared by the rows of a split: a field whose kind changes is named.
+        """
         self.values_by_column = values
         self.place = place
         self.split = split
         self.part = ""  # name of the part of a mixture that it is from
         self._columns = columns or {}
         self._aliases = aliases or {}
+        self._kinds = {} if kinds is None else kinds
         named = self.get("id") if "id" in self._columns else None
         self.id = str(named) if named is not None else id or place
 
@@ -61,8 +69,10 @@ class Row(Mapping[str, Any]):
             return default
         value = self[field]
         if isinstance(value, str):
+            self._same_kind(field, "text")
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):
+            self._same_kind(field, "number")
             return str(value)
         raise KDError(
             f"{self.place}: {field!r} holds a {type(value).__name__} where text is needed: name a "
@@ -74,9 +84,19 @@ class Row(Mapping[str, Any]):
         value = self[field]
         if not isinstance(value, list | tuple):
             return (self.text(field),)
+        self._same_kind(field, "list")
         if not value or not all(isinstance(item, str) for item in value):
             raise KDError(f"{self.place}: {field!r} must be a text or a list of texts")
         return tuple(value)
+
+    def _same_kind(self, field: str, kind: str) -> None:
+        """Refuse a field that is a text in one row and a number or a list in another."""
+        first, place = self._kinds.setdefault(field, (kind, self.place))
+        if kind != first:
+            raise KDError(
+                f"{self.place}: {field!r} holds a {kind} and held a {first} before ({place}): "
+                "write the same kind in all rows"
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values_by_column)

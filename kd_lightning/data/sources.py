@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.data.files import READERS, read_file
+from kd_lightning.data.files import READERS, Bad, read_file
 from kd_lightning.errors import KDError
 
 SPLITS = ("train", "validation", "test")
@@ -44,8 +44,8 @@ class Origin(ABC):
         """Which of our splits it has."""
 
     @abstractmethod
-    def read(self, split: str) -> Iterator[Found]:
-        """The rows of one of its splits, in order."""
+    def read(self, split: str, bad: Bad | None = None) -> Iterator[Found]:
+        """The rows of one of its splits, in order; lines that cannot be read go to `bad`."""
 
     def download(self) -> None:
         """Fetch what is not on this machine; called on one process per machine."""
@@ -63,9 +63,9 @@ class Files(Origin):
     def splits(self) -> tuple[str, ...]:
         return tuple(self._files)
 
-    def read(self, split: str) -> Iterator[Found]:
+    def read(self, split: str, bad: Bad | None = None) -> Iterator[Found]:
         for path in self._files[split]:
-            for values, line in read_file(path):
+            for values, line in read_file(path, bad):
                 yield Found(values, f"{path}:{line}", f"{path.name}:{line}")
 
 
@@ -89,7 +89,7 @@ class Saved(Origin):
     def splits(self) -> tuple[str, ...]:
         return _own_splits(self._load())
 
-    def read(self, split: str) -> Iterator[Found]:
+    def read(self, split: str, bad: Bad | None = None) -> Iterator[Found]:
         loaded = self._load()
         yield from _found(loaded[_their_split(loaded, split)], self._folder.name)
 
@@ -118,7 +118,7 @@ class Hub(Origin):
     def splits(self) -> tuple[str, ...]:
         return _own_splits(self._load())
 
-    def read(self, split: str) -> Iterator[Found]:
+    def read(self, split: str, bad: Bad | None = None) -> Iterator[Found]:
         loaded = self._load()
         yield from _found(loaded[_their_split(loaded, split)], self.name)
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from kd_lightning.data.files import Bad
 from kd_lightning.data.sources import SPLITS, Found, Origin, open_origin
 from kd_lightning.errors import KDError
 
@@ -37,33 +38,33 @@ class Splits:
         """What was configured, by the split that it was configured for."""
         return {split: open_origin(path, *self._how) for split, path in self.paths.items()}
 
-    def read(self, split: str) -> Iterable[Found]:
-        """The rows of a split, in order."""
+    def read(self, split: str, bad: Bad | None = None) -> Iterable[Found]:
+        """The rows of a split, in order; lines that cannot be read go to `bad`."""
         train = self.origins.get("train")
         own = self.origins.get(split)
         if own is not None:
             if split not in own.splits and len(own.splits) > 1:
                 raise KDError(f"{own.name} has no {split} rows (only {', '.join(own.splits)})")
             if split != "train" or "validation" in {*self.origins, *own.splits}:
-                return own.read(split if split in own.splits else own.splits[0])
+                return own.read(split if split in own.splits else own.splits[0], bad)
         elif train is not None and split in train.splits:
-            return train.read(split)
+            return train.read(split, bad)
         if split == "test" and ("validation" in self.origins or train is not None):
-            return self.read("validation")
+            return self.read("validation", bad)
         if train is None:
             raise KDError(f"there are no {split} rows: set --data.path=<file, folder or hub name>")
-        return self._divide(split, train)
+        return self._divide(split, train, bad)
 
     def download(self) -> None:
         """Fetch what is not on this machine."""
         for origin in self.origins.values():
             origin.download()
 
-    def _divide(self, split: str, origin: Origin) -> Iterable[Found]:
+    def _divide(self, split: str, origin: Origin, bad: Bad | None) -> Iterable[Found]:
         if self._how[-1]:
             raise KDError("streaming cannot hold rows back: set --data.validation=<file>")
         own = origin.splits
-        rows = list(origin.read("train" if "train" in own else own[0]))
+        rows = list(origin.read("train" if "train" in own else own[0], bad))
         count = max(round(self._share * len(rows)), 1 if self._share else 0)
         if split == "validation" and not count:
             raise KDError("no validation rows: set --data.validation=<file> or a validation_share")

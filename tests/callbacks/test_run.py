@@ -35,12 +35,7 @@ def all_callbacks(**more):
         ours.LogAnswers(prompts=3),
         ours.Comparison(rows=2),
         ours.ExportStudent(),
-        ours.RunCheckpoint(
-            monitor="val/loss",
-            filename="best_step{step:06d}",
-            auto_insert_metric_name=False,
-            **more,
-        ),
+        ours.RunCheckpoint(monitor="val/loss", **more),
     ]
 
 
@@ -134,8 +129,8 @@ def test_plots_in_the_folder(run):
 def test_checkpoints_are_in_the_run_whatever_the_loggers(run):
     folder, *_ = run
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {
-        "last.ckpt",
-        "best_step000006.ckpt",
+        *("last.ckpt", "best.ckpt"),
+        *(f"step{n:06d}.ckpt{part}" for n in (4, 6) for part in ("", ".manifest.json")),
     }
 
 
@@ -242,7 +237,7 @@ def test_the_best_weights_are_measured_and_exported_and_the_last_stay(tmp_path, 
     assert "best weights by val/loss" in content["weights"] and "step 4" in content["weights"]
     last = measure(module.student, data, "validation", module.teacher, rows=0).metrics
     assert last["kl"] > 1.1 * content["columns"]["student after"]["metrics"]["kl"]
-    best = torch.load(tmp_path / "run/checkpoints/best_step000004.ckpt", weights_only=True)
+    best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student").state_dict()
     name = "model.layers.0.mlp.up_proj.weight"
     torch.testing.assert_close(exported[name], best["state_dict"][f"student.model.{name}"])

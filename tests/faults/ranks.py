@@ -1,0 +1,108 @@
+"""Two processes without a launcher that would end the other one: `python -m tests.faults.ranks`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+
+def launch(folder: Path, teacher: str, seconds: float = 150.0, **job: Any) -> tuple[list[int], str]:
+    """Exit codes of the two ranks, and what they said; a rank that hangs gives -99."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job |= {"folder": str(folder), "teacher": teacher}
+    started = []
+    for rank in (0, 1):
+        env = {
+            **os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "tests.faults.ranks", json.dumps(job)]
+        said = (folder / f"said-{rank}.txt").open("a")
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said))
+    codes, end = [], time.monotonic() + seconds
+    for process in started:
+        try:
+            codes.append(process.wait(max(1.0, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            codes.append(-99)
+    text = "\n".join((folder / f"said-{r}.txt").read_text()[-2500:] for r in (0, 1))
+    return codes, text
+
+
+def main(job: dict[str, Any]) -> None:
+    """This rank's part of a run."""
+    import torch
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from kd_lightning.parallel.strategy import KDStrategy
+    from kd_lightning.reliability.finite import NotFinite
+    from kd_lightning.trainer import KDTrainer
+    from tests.faults.parts import Trace, data, distiller, inject
+
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    rank, folder = int(os.environ["RANK"]), Path(job["folder"])
+    nothing = dict.fromkeys(("raise_at", "signal_at", "kill_at"))
+    mine = job | ({} if rank == job.get("rank", rank) else nothing)
+
+    class Spoil(Callback):
+        """Makes one rank's gradient of one batch not a number."""
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if rank == job.get("spoil_rank") and batch_idx == job["spoil_at"]:
+                # before the ranks exchange it
+                weight = next(pl_module.student.parameters())
+                self.hook = weight.register_hook(lambda g: g * torch.nan)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if rank == job.get("spoil_rank") and batch_idx == job["spoil_at"]:
+                self.hook.remove()
+
+    (folder / f"rank-{rank}").mkdir(exist_ok=True)
+    module = distiller("kl", job["teacher"])
+    module.guard.settings = NotFinite(then=job.get("then", "raise"))
+    kind = job.get("strategy", "ddp")
+    strategy: Any = DDPStrategy(timeout=timedelta(seconds=120))
+    if kind.startswith("fsdp"):
+        sharded = kind == "fsdp"
+        strategy = KDStrategy(save_distributed_checkpoint=sharded, timeout_seconds=120)
+    trainer = KDTrainer(
+        accelerator="cpu", devices=2, strategy=strategy,
+        max_steps=job.get("steps", 5), log_every_n_steps=1, logger=False, limit_val_batches=0,
+        callbacks=[Spoil(), Trace(folder / f"rank-{rank}", mine), inject({}, folder)],
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    begun = time.monotonic()
+    try:
+        trainer.fit(module, datamodule=data(folder, rows=42), resume="auto")
+    finally:
+        digest, finite = hashlib.sha256(), True
+        for value in module.state_dict().values():
+            finite &= bool(value.isfinite().all())
+            value = value.to_local() if hasattr(value, "to_local") else value
+            digest.update(value.detach().numpy().tobytes())
+        told = {"step": trainer.global_step, "weights": digest.hexdigest(), "finite": finite}
+        (folder / f"end-{rank}.json").write_text(json.dumps(told))
+        print(f"rank {rank} ended after {time.monotonic() - begun:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    main(json.loads(sys.argv[1]))

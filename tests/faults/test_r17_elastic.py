@@ -1,0 +1,65 @@
+"""R17, and R1 for two processes: other numbers of processes, sharded models, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from kd_lightning.reliability import commit
+from tests.faults import ranks
+from tests.faults.parts import trace
+
+
+def together(folder) -> dict[int, set[str]]:
+    """Step to the rows of both ranks."""
+    one, two = trace(folder / "rank-0"), trace(folder / "rank-1")
+    return {step: {*one[step]["ids"], *two[step]["ids"]} - {""} for step in one}
+
+
+@pytest.mark.slow
+def test_r17_two_processes_then_one_then_two(victims, tmp_path, tiny_teacher):
+    """The same global batch: the same rows in each step, losses to 1e-6."""
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    whole.mkdir(), split.mkdir()
+    assert ranks.launch(whole, tiny_teacher, steps=9)[0] == [0, 0]
+    stop = {"signal": int(signal.SIGTERM), "steps": 9}  # the schedule needs the same length
+    assert ranks.launch(split, tiny_teacher, signal_at=2, **stop)[0] == [143, 143]
+    job = {"variant": "kl", "teacher": tiny_teacher, "rows": 42, "batch": 6, "validate": 0}
+    wrong = victims.run(split, **stop, **{**job, "batch": 3})
+    said = (split / "said.txt").read_text()
+    assert wrong == 1 and "of all processes in one step: 6 then, 3" in said
+    assert victims.run(split, signal_at=5, **stop, **job) == 143
+    assert ranks.launch(split, tiny_teacher, steps=9)[0] == [0, 0]
+    expected = together(whole)
+    alone = trace(split)
+    for step, done in alone.items():
+        assert set(done["ids"]) == expected[step], step
+    again = together(split)
+    assert set(again) == {1, 2, 3, 7, 8, 9} and set(alone) == {4, 5, 6}
+    assert again == {s: expected[s] for s in again}
+    losses = trace(whole / "rank-0")
+    for step, done in {**alone, **trace(split / "rank-0")}.items():
+        told, wanted = float.fromhex(done["loss"]), float.fromhex(losses[step]["loss"])
+        assert told == pytest.approx(wanted, abs=1e-6), step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp_file"])
+@pytest.mark.parametrize("killed", [0, 1, None])
+def test_r1_two_processes_killed(tmp_path, tiny_teacher, strategy, killed):
+    """One rank (the other one must end by itself) or both, by kill -9."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    assert ranks.launch(whole, tiny_teacher, strategy=strategy)[0] == [0, 0]
+    job = {"strategy": strategy, "kill_at": 3, **({} if killed is None else {"rank": killed})}
+    codes, said = ranks.launch(cut, tiny_teacher, **job)
+    assert -signal.SIGKILL in codes and -99 not in codes and 0 not in codes, said
+    assert commit.newest(cut / "checkpoints").step == 2
+    codes, said = ranks.launch(cut, tiny_teacher, strategy=strategy)
+    assert codes == [0, 0], said
+    for r in (0, 1):
+        assert trace(cut / f"rank-{r}") == trace(whole / f"rank-{r}")
+        ends = [json.loads((f / f"end-{r}.json").read_text()) for f in (cut, whole)]
+        assert ends[0] == ends[1]
