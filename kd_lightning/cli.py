@@ -11,8 +11,11 @@ COMMANDS = {
     "validate": "measure a student on the validation rows",
     "test": "measure a student on the test rows, answers graded",
     "predict": "let a student answer",
+    "cache": "write down what a teacher says of the data, to train from without it",
+    "doctor": "is this run going to work? everything that can be known before it",
     "evaluate": "teacher, student and a baseline side by side: table, JSON, plots",
     "export": "write the student as a Hugging Face folder with a model card",
+    "checkpoint": "verify: whether checkpoints are whole (kd checkpoint verify PATH ...)",
 }
 
 HELP = f"""usage: kd <command> [-c FILE.yaml ...] [--key.of.the.config=value ...]
@@ -34,6 +37,7 @@ configurations:
 examples:
   kd fit -c configs/experiment/demo.yaml
   kd fit -c configs/experiment/demo.yaml -c configs/method/reverse_kl.yaml --trainer.max_steps=200
+  kd doctor -c configs/experiment/qwen3_instruction.yaml --gpus=8 --memory=141GiB
   kd evaluate -c configs/experiment/demo.yaml --student=runs/demo/student
 """
 
@@ -49,12 +53,16 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"kd_lightning {__version__}")
         return 0
+    if argv[0] == "checkpoint":
+        return checkpoint(argv[1:])
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from kd_lightning.application import run
     from kd_lightning.errors import KDError
+    from kd_lightning.security.secrets import guard_output
 
+    guard_output()
     try:
         run(argv, list(COMMANDS))
     except (ValueError, MisconfigurationException) as error:
@@ -66,6 +74,20 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {said}", file=sys.stderr)
         return 2
     return 0
+
+
+def checkpoint(argv: Sequence[str]) -> int:
+    """`checkpoint verify PATH ...`; needs no torch."""
+    from kd_lightning.errors import KDError
+    from kd_lightning.reliability.commit import verify
+
+    try:
+        if len(argv) < 2 or argv[0] != "verify":
+            raise KDError("write kd checkpoint verify PATH: a checkpoint, its folder or a run's")
+        return verify(list(argv[1:]))
+    except KDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from kd_lightning.errors import KDError
-from kd_lightning.losses.base import Loss
-from kd_lightning.metrics.agreement import STATISTICS, by_skill, token_statistics
+from kd_lightning.kernels import backends
+from kd_lightning.losses.base import Loss, TokenLoss
+from kd_lightning.metrics.agreement import STATISTICS, Statistics, by_skill
 from kd_lightning.metrics.grades import graded_answers
 from kd_lightning.metrics.running import Running
-from kd_lightning.models import loading, vocabulary
+from kd_lightning.models import loading
 from kd_lightning.models.causal import CausalLM, build_student
 from kd_lightning.models.spec import StudentSpec
-from kd_lightning.reliability.finite import stop_unless_finite
+from kd_lightning.parallel.learned import learned_only, refuse_unless_same
+from kd_lightning.parallel.place import place
+from kd_lightning.parallel.step import anywhere, clip, evened, summed, synchronised
+from kd_lightning.reliability.always import always
+from kd_lightning.reliability.finite import FiniteGuard, NotFinite
 from kd_lightning.teachers.base import Teacher
+from kd_lightning.teachers.pair import check_pair
 from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress, Sampling, Signal, iterate
 
 if TYPE_CHECKING:
@@ -52,6 +56,8 @@ class Distiller(LightningModule):
         gradient_clip_norm: float | None = None,
         graded_rows: int = 0,
         answers: Sampling = Sampling(),  # noqa: B008 (frozen)
+        not_finite: NotFinite = NotFinite(),  # noqa: B008 (frozen)
+        kernel: backends.Kernel = "auto",
     ) -> None:
         """The parts of a distillation.
 
@@ -62,13 +68,18 @@ class Distiller(LightningModule):
             optimizer: from the student's trainable parameters to an optimizer.
             scheduler: from the optimizer to a learning-rate schedule, moved once a step.
             micro_batch_rows: rows at once on the device; None: the whole batch.
-            micro_batch_tokens: padded tokens at once on the device; None: no limit.
+            micro_batch_tokens: tokens at once on the device, with their padding where models are
+                not packed; None: no limit.
             gradient_clip_norm: scale the gradient down to this 2-norm; None: never.
             graded_rows: rows of each validation that the student answers and the skill grades.
             answers: how answers are drawn in validation, test and predict.
+            not_finite: what happens when a loss or a gradient is not a finite number.
+            kernel: what computes losses on tokens: torch, compile (torch.compile), triton (on CUDA
+                devices); auto: what is fastest.
         """
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # frozen weights are not saved; names are checked here
         self.spec = student
         self.loss = loss
         self.teacher = teacher
@@ -79,6 +90,8 @@ class Distiller(LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.graded_rows = graded_rows
         self.answers = answers
+        self.guard = FiniteGuard(not_finite)
+        self.kernel = kernel
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     # ---- set-up -------------------------------------------------------------------------------
@@ -101,21 +114,14 @@ class Distiller(LightningModule):
         """Build the student, check the pair, place the teacher; once."""
         if hasattr(self, "student"):
             return
-        needs = self.loss.needs
-        if needs and self.teacher is None:
-            raise KDError(
-                f"{type(self.loss).__name__} needs a teacher: write model.teacher, or use "
-                "--model.loss=CrossEntropy"
-            )
-        if self.teacher is not None:
-            self.teacher.check(self.loss)
-            if self.teacher.tokenizer is not None and (
-                needs or Signal.LOGITS in self.teacher.offers
-            ):
-                vocabulary.check_same(self.tokenizer, self.teacher.tokenizer)
-        self.student: CausalLM = build_student(self.spec, self.tokenizer)
-        if self.teacher is not None:
-            self.teacher.materialize(self.trainer.strategy.root_device)
+        data = getattr(self.trainer, "datamodule", None)
+        check_pair(self.loss, self.teacher, lambda: self.tokenizer, data)
+        device, half = self.trainer.strategy.root_device, "16" in str(self.trainer.precision)
+        on_tokens = [x for x in self.loss.modules() if isinstance(x, TokenLoss)]
+        stated = {type(x).__name__: (x.formula(), x.states_slope) for x in on_tokens}
+        backends.refuse(self.kernel, self.trainer.strategy.root_device.type, stated)
+        self.student: CausalLM = build_student(self.spec, self.tokenizer, device=device, half=half)
+        place(self.trainer.strategy, self.student, self.teacher, self.loss)
         rank_zero_info(self.describe())
 
     def describe(self) -> str:
@@ -131,10 +137,19 @@ class Distiller(LightningModule):
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
-        plan = getattr(scheduler, "plan", None)
-        if plan is not None:
+        if (plan := getattr(scheduler, "plan", None)) is not None:
             plan(self.progress.total)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def configure_callbacks(self) -> list[Callback]:
+        return always()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = learned_only(self, checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" in checkpoint:  # a sharding strategy has loaded it by now
+            refuse_unless_same(self, checkpoint["state_dict"], "given")
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -156,7 +171,7 @@ class Distiller(LightningModule):
         terms = {name: torch.zeros_like(value) for name, value in counts.items()}
         statistics = self.no_statistics()
         for micro, last in iterate(self.micro_batches(batch)):
-            with self.synchronised(last):
+            with synchronised(self.trainer.strategy, last):
                 objective, output, sums = self.run(micro, counts, logged)
                 # data-parallel wrappers average gradients over ranks; the sum is meant
                 self.manual_backward(objective * self.trainer.world_size)
@@ -164,8 +179,10 @@ class Distiller(LightningModule):
                 terms[name] += value.detach()
             statistics += sums
         values = {k: v / counts[k].clamp_min(1e-9) for k, v in self.over_ranks(terms).items()}
-        norm = self.clip()
-        stop_unless_finite(self.trainer, values, norm, batch)
+        trained = (p for group in optimizer.param_groups for p in group["params"])
+        norm = clip(trained, self.gradient_clip_norm)
+        if not self.guard.passes(self.trainer, values, norm, batch):
+            return
         optimizer.step()
         optimizer.zero_grad()
         self.loss.end_step(values)
@@ -184,44 +201,25 @@ class Distiller(LightningModule):
             teacher = self.teacher.forward(batch, self.loss.needs | (LOGITS if teach else set()))
 
         def then(student: ModelOutput) -> tuple[Tensor, LossOutput, Tensor]:
-            objective, output = self.loss.objective(student, teacher, batch, counts)
-            if not measured:
-                return objective, output, self.no_statistics()
-            statistics = token_statistics(student, teacher, batch, len(self.skills))
-            return objective, output, statistics
+            watch = Statistics.by_skill(batch, len(self.skills)) if measured else None
+            with backends.kernel(self.kernel):
+                objective, output = self.loss.objective(
+                    student, teacher, batch, counts, watch=watch
+                )
+            return objective, output, self.no_statistics() if watch is None else watch.sums
 
         made: tuple[Tensor, LossOutput, Tensor] = self.student(batch, then)
         return made
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
         """The batch in pieces, as many on every rank."""
-        pieces = batch.split(self.micro_batch_rows, self.micro_batch_tokens)
-        if self.trainer.world_size > 1:
-            most = torch.tensor(len(pieces), device=self.device)
-            most = self.trainer.strategy.reduce(most, reduce_op="max")  # type: ignore[assignment]
-            pieces += [pieces[0].masked()] * (int(most) - len(pieces))
-        return pieces
-
-    def synchronised(self, last: bool) -> AbstractContextManager[None]:
-        """Exchange gradients between ranks on the last micro-batch only."""
-        strategy = self.trainer.strategy
-        if last or not isinstance(strategy, ParallelStrategy):
-            return nullcontext()
-        return strategy.block_backward_sync()
+        packed = self.student.packs and (self.teacher is None or self.teacher.packs)
+        pieces = batch.split(self.micro_batch_rows, self.micro_batch_tokens, padded=not packed)
+        return evened(pieces, self.device)
 
     def over_ranks(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all ranks, in one exchange."""
-        if self.trainer.world_size == 1:
-            return dict(values)
-        stacked = torch.stack([v.detach().to(self.device, torch.float64) for v in values.values()])
-        total: Any = self.trainer.strategy.reduce(stacked, reduce_op="sum")
-        return dict(zip(values, total.unbind(), strict=True))
-
-    def clip(self) -> Tensor:
-        """The gradient's 2-norm, and the gradient scaled down to the limit where it is above."""
-        limit = self.gradient_clip_norm if self.gradient_clip_norm is not None else float("inf")
-        trained = [p for p in self.parameters() if p.grad is not None]
-        return torch.nn.utils.clip_grad_norm_(trained, limit)
+        return summed(values, self.device)
 
     # ---- what is logged -----------------------------------------------------------------------
 
@@ -278,7 +276,8 @@ class Distiller(LightningModule):
         """The student's answers to the first rows that ask for one, graded by their skill."""
         data: Any = getattr(self.trainer, "datamodule", None)
         asked = [e for e in batch.examples[: max(0, rows)] if not e.plain]
-        return graded_answers(self.student, data, asked, self.answers) if data and asked else []
+        wanted = data and anywhere(len(asked), self.student)
+        return graded_answers(self.student, data, asked, self.answers) if wanted else []
 
     def on_validation_epoch_end(self) -> None:
         self.report("val")

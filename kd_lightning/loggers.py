@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import configparser
 import csv
+import io
+import json
 import netrc
 import os
+import sys
 import urllib.error
 import urllib.request
 from argparse import Namespace
@@ -17,6 +20,8 @@ from urllib.parse import urlsplit
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from kd_lightning.security.secrets import holds_secret
 
 
 class InRunFolder:
@@ -35,6 +40,61 @@ def place_loggers(loggers: Iterable[Logger], folder: str | Path) -> None:
     for logger in loggers:
         if isinstance(logger, InRunFolder) and logger.folder is None:
             logger.folder = str(folder)
+
+
+def go_on(loggers: Iterable[Logger], folder: str | Path, step: int) -> None:
+    """A run continues in its folder: what it logged beyond its checkpoint will come again.
+
+    Args:
+        loggers: The run's loggers, placed.
+        folder: The run's folder.
+        step: Optimizer steps that the checkpoint has done.
+    """
+    logged = max((steps_in(path) for path in (Path(folder) / "metrics.csv",)), default=0)
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            keep_until(logger.path, step)
+        elif isinstance(logger, TensorBoardRun):
+            logger.hide_after(step)
+        elif isinstance(logger, WandbRun):
+            logger.join_former(max(logged, step))
+    answers = Path(folder) / "answers.jsonl"
+    if answers.is_file():
+        lines = answers.read_text(encoding="utf-8").splitlines(keepends=True)
+        _replace(answers, [line for line in lines if _step_of(line) <= step])
+
+
+def steps_in(path: Path) -> int:
+    """The last step that a metrics.csv tells of."""
+    return max((int(row["step"] or 0) for row in read_metrics(path)), default=0)
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Leave out of a metrics.csv what is later than a step (or was cut while being written)."""
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    head, rows = rows[:1], rows[1:]
+    width = len(head[0]) if head else 0
+    whole = [r for r in rows if len(r) == width and r[0].isdigit() and int(r[0]) <= step]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([*head, *whole])
+    _replace(path, [text.getvalue()])
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):  # cut while it was written: it comes again
+        return sys.maxsize
+
+
+def _replace(path: Path, lines: list[str]) -> None:
+    aside = path.with_name(f".{path.name}")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        file.writelines(lines)
+    aside.replace(path)
 
 
 class MetricsFile(InRunFolder, Logger):
@@ -117,6 +177,12 @@ class TensorBoardRun(InRunFolder, TensorBoardLogger):
         super().__init__(save_dir=save_dir or ".", name="tensorboard", version="")
         self.folder = save_dir
 
+    def hide_after(self, step: int) -> None:
+        """A continued run: what was logged after a step comes again, and once is enough."""
+        super().__init__(
+            save_dir=self.folder or ".", name="tensorboard", version="", purge_step=step + 1
+        )
+
     @property
     def root_dir(self) -> str:
         return str(Path(self.save_dir) / "tensorboard")
@@ -155,6 +221,7 @@ class WandbRun(InRunFolder, WandbLogger):
         super().__init__(name=name, project=project, id=id)
         self.folder = save_dir
         self.mode = mode
+        self.known_until = -1
         self._run: dict[str, Any] = {
             "project": project,
             "name": name,
@@ -163,6 +230,19 @@ class WandbRun(InRunFolder, WandbLogger):
             "entity": entity,
             "id": id,
         }
+
+    def join_former(self, until: int) -> None:
+        """A continued run: the same one on the dashboard, which has the steps until here."""
+        self.known_until = until
+        former = list((Path(self.save_dir) / "wandb").glob("*run-*-*"))
+        former.sort(key=lambda path: path.name.removeprefix("offline-"))
+        if former and self._run["id"] is None:
+            self._run["id"] = former[-1].name.rpartition("-")[2]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if step is None or step > self.known_until:
+            super().log_metrics(metrics, step)
 
     @property
     @rank_zero_experiment
@@ -179,7 +259,11 @@ class WandbRun(InRunFolder, WandbLogger):
                 mode=mode,
                 resume="allow",
                 reinit="finish_previous",  # a second fit in this process is a second run
-                settings=wandb.Settings(silent=mode == "offline"),
+                settings=wandb.Settings(
+                    silent=mode == "offline",
+                    # W&B writes the command line down as it was typed
+                    x_disable_meta=holds_secret(sys.argv),
+                ),
             )
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)

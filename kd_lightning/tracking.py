@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kd_lightning import __version__
 from kd_lightning.errors import KDError
+from kd_lightning.security.secrets import redacted, secret_option
 
 MARKERS = ("config.yaml", "run.json")
 """A folder that holds one of these holds a run."""
 
-_SECRET = re.compile(r"(^|[._-])(api[_-]?key|secret|password|passwd|token|credentials?)$", re.I)
 _LIBRARIES = ("torch", "lightning", "transformers", "datasets", "peft", "wandb")
 
 
@@ -36,8 +35,7 @@ def refuse_existing_run(folder: Path, markers: Sequence[str] = MARKERS) -> None:
     if found:
         raise KDError(
             f"{folder} already holds a run ({found[0]}): write another folder "
-            "(--trainer.default_root_dir=<folder>) or continue that run "
-            f"(--ckpt_path={folder / 'checkpoints' / 'last.ckpt'})"
+            "(--trainer.default_root_dir=<folder>) or continue that run (--resume=auto)"
         )
 
 
@@ -67,11 +65,11 @@ def command_line(arguments: list[str]) -> str:
         name, equals, _ = argument.partition("=")
         if hide:
             shown.append("***")
-        elif equals and _SECRET.search(name.lstrip("-")):
+        elif equals and secret_option(name.lstrip("-")):
             shown.append(f"{name}=***")
         else:
-            shown.append(argument)
-        hide = not equals and argument.startswith("--") and bool(_SECRET.search(name[2:]))
+            shown.append(redacted(argument))
+        hide = not equals and argument.startswith("--") and secret_option(name[2:])
     return shlex.join(shown)
 
 

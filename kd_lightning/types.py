@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -150,6 +151,7 @@ class Batch:
         ids: tuple[str, ...] = (),  # the rows' names, for messages
         examples: tuple[Example, ...] = (),  # the rows themselves, for graders
         keys: tuple[bytes, ...] = (),  # digests of the rows' tokens and masks, for caches
+        lengths: tuple[int, ...] = (),  # real tokens of each row; (): counted when asked for
     ) -> None:
         self.input_ids = input_ids
         self.attention_mask = attention_mask
@@ -160,6 +162,13 @@ class Batch:
         self.ids = ids
         self.examples = examples
         self.keys = keys
+        if lengths:
+            vars(self)["lengths"] = lengths
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Real tokens of each row, on the host: shapes follow without waiting for a device."""
+        return tuple(self.attention_mask.sum(1).tolist())
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
@@ -169,11 +178,13 @@ class Batch:
 
     def replace(self, **changes: Any) -> Batch:
         """The same batch with other values in some fields."""
+        if "attention_mask" in changes:
+            changes.setdefault("lengths", ())
         return Batch(**{**vars(self), **changes})
 
     def _map(self, on_tensor: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {k: on_tensor(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return self.replace(**tensors)
+        return self.replace(**tensors, lengths=self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -185,30 +196,33 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop`, without the columns that hold only their padding."""
-        width = int(self.attention_mask[start:stop].sum(1).max()) if stop > start else 0
-        cut = self._map(lambda x: x[start:stop, : max(width, 1)] if x.ndim > 1 else x[start:stop])
-        return cut.replace(
-            ids=self.ids[start:stop],
-            examples=self.examples[start:stop],
-            keys=self.keys[start:stop],
-        )
+        width = max((1, *self.lengths[start:stop]))
+        cut: dict[str, Any] = {
+            name: value[start:stop, :width]
+            if isinstance(value, Tensor) and value.ndim > 1
+            else value[start:stop]
+            for name, value in vars(self).items()
+        }
+        return Batch(**cut)
 
-    def split(self, rows: int | None = None, tokens: int | None = None) -> list[Batch]:
-        """Micro-batches of at most `rows` rows, or of at most `tokens` padded tokens.
+    def split(
+        self, rows: int | None = None, tokens: int | None = None, padded: bool = True
+    ) -> list[Batch]:
+        """Micro-batches of at most `rows` rows, or of at most `tokens` tokens.
 
-        A row longer than `tokens` forms a micro-batch of its own. With neither limit: the batch.
+        Tokens count with the padding that makes rows alike, or, not `padded`, without it. A row
+        longer than `tokens` forms a micro-batch of its own. With neither limit: the batch.
         """
         if rows is None and tokens is None:
             return [self]
-        lengths = self.attention_mask.sum(1).tolist()
-        cuts, start, longest = [0], 0, 0
-        for i, length in enumerate(lengths):
-            longest = max(longest, length)
+        cuts, start, longest, total = [0], 0, 0, 0
+        for i, length in enumerate(self.lengths):
+            longest, total = max(longest, length), total + length
             full = rows is not None and i - start >= rows
-            heavy = tokens is not None and longest * (i - start + 1) > tokens
-            if i > start and (full or heavy):
+            taken = longest * (i - start + 1) if padded else total
+            if i > start and (full or (tokens is not None and taken > tokens)):
                 cuts.append(i)
-                start, longest = i, length
+                start, longest, total = i, length, length
         return [self.rows(a, b) for a, b in zip(cuts, [*cuts[1:], len(self)], strict=True)]
 
     def masked(self) -> Batch:
@@ -240,7 +254,7 @@ class SparseTargets:
     logits: Tensor  # [M, K] float32; -inf: an empty slot (its id is any). sampled: log of the share
     lse: Mapping[float, Tensor]  # temperature -> [M] float32: logsumexp(z / T) over all shared ids
     label: Tensor  # [M] float32: log p(target) at temperature 1
-    entropy: Tensor  # [M] float32: the whole distribution's, temperature 1, nats
+    entropy: Tensor  # [M] float32, nats, of all ids at temperature 1; sampled: at the shares' own
     vocab: int
     """Ids that the teacher's tokenizer knows: the log-sum-exps run over these."""
     support: Support = "tail"

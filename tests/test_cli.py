@@ -248,8 +248,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(capsys, experiment, t
 def test_evaluate_and_export_from_a_runs_record(capsys, experiment, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    save = ["--trainer.callbacks+=callbacks.RunCheckpoint", "--trainer.callbacks.save_last=true"]
-    assert main(["fit", "-c", str(experiment), *save]) == 0
+    assert main(["fit", "-c", str(experiment)]) == 0
     record = ["-c", str(tmp_path / "run/config.yaml")]
     weights = f"--ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"
     assert main(["export", *record, weights, f"--output={tmp_path / 'student'}"]) == 0

@@ -18,7 +18,7 @@ def test_a_new_folder_is_taken(tmp_path):
 @pytest.mark.parametrize("marker", ["config.yaml", "run.json"])
 def test_a_folder_with_a_run_is_refused_with_what_to_write(tmp_path, marker):
     (tmp_path / marker).write_text("")
-    with pytest.raises(KDError, match=r"default_root_dir=.*--ckpt_path=.*last\.ckpt"):
+    with pytest.raises(KDError, match=r"default_root_dir=.*--resume=auto"):
         refuse_existing_run(tmp_path)
 
 

@@ -64,11 +64,11 @@ def make_card(
     teacher = getattr(distiller.teacher, "path", None) or getattr(distiller.teacher, "name", None)
     origin = distiller.spec.path
     examples = _examples(data)
-    sources = _sources(data)
+    sources = sources_of(data)
     licences = {
-        "teacher": facts.licences.get("teacher") or (_licence_of(teacher) if teacher else None),
-        "student": facts.licences.get("student") or (_licence_of(origin) if origin else None),
-        "data": facts.licences.get("data") or _licence_in(examples),
+        "teacher": facts.licences.get("teacher") or (licence_of(teacher) if teacher else None),
+        "student": facts.licences.get("student") or (licence_of(origin) if origin else None),
+        "data": facts.licences.get("data") or licence_in(examples),
     }
     used = {"teacher": teacher, "student": origin, "data": ", ".join(sources) or None}
     metadata = ModelCardData(
@@ -178,12 +178,12 @@ def _examples(data: KDDataModule | None) -> list[Example]:
     return []
 
 
-def _sources(data: KDDataModule | None) -> list[str]:
+def sources_of(data: KDDataModule | None) -> list[str]:
     """Files, folders or hub names, as they were written."""
     if data is None:
         return []
     if isinstance(data, Mixture):
-        return list(dict.fromkeys(s for p in data.parts.values() for s in _sources(p.data)))
+        return list(dict.fromkeys(s for p in data.parts.values() for s in sources_of(p.data)))
     return list(dict.fromkeys(data.splits.paths.values())) or [type(data).__name__]
 
 
@@ -195,7 +195,8 @@ def _data_line(data: KDDataModule | None, sources: list[str]) -> str:
     return f"{type(data).__name__} on {', '.join(f'`{s}`' for s in sources)}{told}"
 
 
-def _licence_in(examples: Sequence[Example]) -> str | None:
+def licence_in(examples: Sequence[Example]) -> str | None:
+    """Every licence that the examples name, or None where none does."""
     names = {str(e.meta[k]) for e in examples for k in ("licence", "license") if e.meta.get(k)}
     return ", ".join(sorted(names)) or None
 
@@ -207,7 +208,7 @@ def _overall(stated: Sequence[str | None]) -> str:
     return str(stated[0]) if len(set(stated)) == 1 else "other"
 
 
-def _licence_of(path: str) -> str | None:
+def licence_of(path: str) -> str | None:
     """The licence that a model's own card states, if it lies in a folder here."""
     from kd_lightning.models.loading import resolve
 

@@ -68,7 +68,7 @@ def evaluate(
         "micro_batch_tokens": distiller.micro_batch_tokens,
     }
     columns: list[Measured] = []
-    if teacher is not None and has_logits:
+    if teacher is not None and has_logits and Signal.TEXT in teacher.offers:
         columns.append(measure(teacher, data, split, name="teacher", **settings))
     compared = {**settings, "teacher": teacher if has_logits else None}
     columns.append(measure(distiller.student, data, split, name="student", **compared))

@@ -14,6 +14,7 @@ from kd_lightning.evaluation.card import CardFacts, make_card
 from kd_lightning.evaluation.measure import evaluating
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.generation import end_tokens
+from kd_lightning.parallel.whole import in_one_piece
 from kd_lightning.types import IGNORE, Batch
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def export(
     distiller: Distiller,
     folder: Path,
     *,
+    student: CausalLM | None = None,
     data: KDDataModule | None = None,
     card: CardFacts | None = None,
     overwrite: bool = False,
@@ -37,6 +39,7 @@ def export(
     Args:
         distiller: with its student built and in place.
         folder: where `AutoModelForCausalLM.from_pretrained` will find it.
+        student: its student in one piece; None: it is whole and unquantised where it stands.
         data: what it was trained on: named in the card, with its chat template.
         card: what the model card tells beyond the Distiller's own settings.
         overwrite: replace a folder that exists.
@@ -48,11 +51,13 @@ def export(
     part = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        distiller.student.save(part)
-        _tokenizer(distiller.student, part, data)
-        _generation(distiller.student, part)
+        student = student or in_one_piece(distiller.student, distiller.spec)
+        assert student is not None, "the first process exports"
+        student.save(part)
+        _tokenizer(student, part, data)
+        _generation(student, part)
         make_card(distiller, data, card).save(part / "README.md")
-        verify(distiller.student, part)
+        verify(student, part)
         if folder.exists():
             shutil.rmtree(folder)
         part.replace(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kd_lightning.metrics.agreement import STATISTICS, grouped_statistics, summarise
+from kd_lightning.models import modes
 from kd_lightning.models.causal import CausalLM
+from kd_lightning.parallel.step import evened
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.types import IGNORE, Batch, Example, ModelOutput, Sampling, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kd_lightning.data.base import KDDataModule
 
 T = TypeVar("T")
@@ -140,7 +140,8 @@ def measure(
         positions = torch.zeros(POSITIONS, len(STATISTICS), dtype=torch.float64)
         by_row: dict[str, tuple[float, float]] = {}
         for batch in share(data, split) if batches is None else batches:
-            for micro in batch.split(micro_batch_rows, micro_batch_tokens):
+            pieces = batch.split(micro_batch_rows, micro_batch_tokens)
+            for micro in evened(pieces, device_of(model)):
                 row, place = batch_statistics(model, teacher, micro)
                 sums.index_add_(0, micro.skill.cpu(), row)
                 positions += place
@@ -209,7 +210,7 @@ def answered(
     rank, world = place()
     mine = list(enumerate(examples))[rank::world]
     prompts = [data.prompt_ids(example) for _, example in mine]
-    made = model.generate(prompts, sampling) if mine else []
+    made = model.generate(prompts, sampling) if examples else []  # collective where sharded
     found: dict[int, Answer] = {}
     for (i, example), completion in zip(mine, made, strict=True):
         total, tokens = kl.get(example.id, (0.0, 0.0))
@@ -307,14 +308,6 @@ def device_of(model: CausalLM | Teacher) -> torch.device:
     return inner.device if isinstance(inner, CausalLM) else torch.device("cpu")
 
 
-@contextmanager
-def evaluating(model: CausalLM | Teacher) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every part is as it was."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, CausalLM) else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+def evaluating(model: CausalLM | Teacher) -> AbstractContextManager[None]:
+    """Evaluation mode for a while; a teacher is never in another."""
+    return modes.evaluating(model) if isinstance(model, CausalLM) else nullcontext()

@@ -1,0 +1,305 @@
+"""Memory before it is spent: the real step of the real models, counted without contents."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kd_lightning.doctor.counting import Meter, Paper
+from kd_lightning.doctor.machine import Machine
+from kd_lightning.doctor.paper import loss_as_on, size, student_config, student_on_paper
+from kd_lightning.doctor.taught import Taught, taught_by
+from kd_lightning.losses.chunks import FUSED_TILES, chunk_rows
+from kd_lightning.models import loading
+from kd_lightning.models.causal import CausalLM
+from kd_lightning.models.layers import decoder_layers
+from kd_lightning.types import IGNORE, Batch, ModelOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from kd_lightning.distiller import Distiller
+
+CONTEXT = 2**30
+"""What CUDA, its libraries and gaps between tensors take beside tensors: an assumption."""
+
+WEIGHTS, GRADIENTS, OPTIMIZER = "student's weights", "gradients", "optimizer state"
+ACTIVATIONS, LOSS = "activations", "loss tiles and gradient"
+TEACHER, TEACHER_ACTIVATIONS = "teacher's weights", "teacher's activations"
+GATHERED, BUCKETS, ROLLOUTS, REST = (
+    "gathered layers",
+    "gradient exchange",
+    "rollout cache",
+    "context and gaps (assumed)",
+)
+
+ORDER = (
+    WEIGHTS,
+    GRADIENTS,
+    OPTIMIZER,
+    ACTIVATIONS,
+    LOSS,
+    TEACHER,
+    TEACHER_ACTIVATIONS,
+    GATHERED,
+    BUCKETS,
+    ROLLOUTS,
+    REST,
+)
+"""In which order they are shown. There are no rollouts yet, so their cache is empty."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is on the device at once."""
+
+    rows: int
+    columns: int
+    """Tokens of the longest row."""
+    pieces: int = 1
+    """Micro-batches of a step."""
+
+    @property
+    def tokens(self) -> int:
+        """Of a full micro-batch."""
+        return self.rows * self.columns
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.columns:,} tokens"
+
+    @classmethod
+    def of(cls, distiller: Distiller, batch_size: int, longest: int) -> Shape:
+        """The largest micro-batch that a configuration can make of rows of this length."""
+        columns = max(1, longest - 1)  # the last token is a target only
+        rows = batch_size
+        if distiller.micro_batch_rows is not None:
+            rows = min(rows, distiller.micro_batch_rows)
+        if distiller.micro_batch_tokens is not None:
+            rows = min(rows, max(1, distiller.micro_batch_tokens // columns))
+        return cls(rows, columns, -(-batch_size // rows))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one rank at the moment that needs the most."""
+
+    parts: dict[str, int]
+    """What for."""
+    shape: Shape
+    trained: int
+    """Bytes of the trained weights."""
+    state: int
+    """Bytes of a checkpoint: the student's weights and the optimizer's state, of all ranks."""
+    weights: int
+    """Bytes of all weights, of student and teacher together."""
+    student_parameters: int
+    teacher_parameters: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+def estimate(
+    distiller: Distiller,
+    shape: Shape,
+    machine: Machine,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Estimate:
+    """Count a step on paper, with all that a step in the middle of a run finds there.
+
+    Attention is counted as without a mask: rows are full, so nothing is padded.
+    """
+    paper = Paper()
+    spec = distiller.spec
+    config = student_config(spec, tokenizer)
+    wide = loading.weights_dtype(config, spec.dtype) == torch.float32 and machine.gathers_half
+    if wide:  # what computes are bfloat16 copies, of which no rank has more than a few layers
+        spec = replace(spec, dtype="bfloat16")
+    student = student_on_paper(spec, tokenizer, paper)
+    loss = distiller.loss
+    teacher = taught_by(distiller.teacher if loss.needs else None, paper, loss.temperatures)
+    meter = Meter(granule=512 if machine.device == "cuda" else 1)
+    with loss_as_on(machine.device):
+        parts = count(distiller, student, teacher, shape, machine, meter)
+    if wide:
+        for name in (WEIGHTS, GRADIENTS, OPTIMIZER):
+            parts[name] *= 2
+    own = None
+    if teacher is not None:
+        parts[TEACHER] -= teacher.saved
+        own = teacher.model
+    trained = size(p for p in student.parameters() if p.requires_grad) * (1 + wide)
+    weights = parts[WEIGHTS] + parts[TEACHER]
+    state = size(student.parameters()) * (1 + wide) + parts[OPTIMIZER]
+    spread(parts, machine, student, own, trained)
+    if machine.device == "cuda":
+        parts[REST] += CONTEXT
+    return Estimate(
+        parts={name: size for name, size in parts.items() if size > 0},
+        shape=shape,
+        trained=trained,
+        state=state,
+        weights=weights,
+        student_parameters=student.parameter_count,
+        teacher_parameters=0 if own is None else own.parameter_count,
+    )
+
+
+def count(
+    distiller: Distiller,
+    student: CausalLM,
+    teacher: Taught | None,
+    shape: Shape,
+    machine: Machine,
+    meter: Meter,
+) -> Counter[str]:
+    """The most that a step holds at once, by what for; models real or on paper."""
+    loss = copy.deepcopy(distiller.loss)
+    trained = [p for p in [*student.parameters(), *loss.parameters()] if p.requires_grad]
+    optimizer: Any = distiller.make_optimizer(trained)
+    if machine.device == "cuda":
+        for group in optimizer.param_groups:  # torch's choice for GPUs
+            if not group.get("fused") and group.get("foreach") is None and "foreach" in group:
+                group["foreach"] = True
+    meter.hold([*student.parameters(), *student.buffers(), *loss.parameters()], WEIGHTS)
+    if teacher is not None:
+        meter.hold(teacher.weights(), TEACHER)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    with meter, meter.counting(OPTIMIZER):  # makes its state
+        optimizer.step()
+    if shape.pieces == 1:
+        optimizer.zero_grad()
+    else:
+        meter.hold([p.grad for p in trained if p.grad is not None], GRADIENTS)
+
+    def note(parameter: torch.Tensor) -> None:
+        meter.hold(_gradient(parameter), GRADIENTS)
+
+    hooks = [
+        p.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
+        for p in trained
+    ]
+    rows = _rows(student)
+    counted = min(shape.tokens, 2 * chunk_rows(rows, FUSED_TILES, torch.device("cpu")))
+    batch = full_batch(shape, rows, counted)
+    meter.hold([x for x in vars(batch).values() if isinstance(x, torch.Tensor)], ACTIVATIONS)
+    meter.forget_peak()
+    with meter:
+        with autocast(machine):
+            objective = _objective(loss, student, teacher, batch, meter)
+            with meter.counting(ACTIVATIONS):
+                objective.backward()  # type: ignore[no-untyped-call]
+        del objective
+        with meter.counting(OPTIMIZER):
+            if distiller.gradient_clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(trained, distiller.gradient_clip_norm)
+            optimizer.step()
+    for hook in hooks:
+        hook.remove()
+    if meter.peak[LOSS] and counted < shape.tokens:
+        meter.peak[LOSS] += (shape.tokens - counted) * _for_a_token(student, teacher)
+    return meter.peak
+
+
+def _objective(
+    loss: Any, student: CausalLM, teacher: Taught | None, batch: Batch, meter: Meter
+) -> torch.Tensor:
+    """Teacher, student and loss, each under its own name."""
+    taught: ModelOutput | None = None
+    if teacher is not None and loss.needs:
+        with torch.no_grad(), meter.counting(TEACHER_ACTIVATIONS):
+            taught = teacher(batch, student)
+
+    def then(output: ModelOutput) -> torch.Tensor:
+        with meter.counting(LOSS):
+            made: torch.Tensor = loss.objective(output, taught, batch, loss.count(batch))[0]
+            return made
+
+    with meter.counting(ACTIVATIONS):
+        whole: torch.Tensor = student(batch, then)
+        return whole
+
+
+def _for_a_token(student: CausalLM, teacher: Taught | None) -> int:
+    """Bytes of the fused loss that grow with its tokens: states, and their gradient in float32.
+
+    Chunks make up for nearly all time and are all alike, so only two of them are counted.
+    """
+    width = int(student.transformer.get_output_embeddings().weight.shape[1])
+    return width * (4 + 4) + (0 if teacher is None else teacher.width)
+
+
+def spread(
+    parts: Counter[str],
+    machine: Machine,
+    student: CausalLM,
+    teacher: CausalLM | None,
+    trained: int,
+) -> None:
+    """What each rank holds of it, in place."""
+    if machine.shards > 1:
+        for name in (WEIGHTS, GRADIENTS, OPTIMIZER, TEACHER):
+            parts[name] = -(-parts[name] // machine.shards)
+        if machine.offloads:
+            for name in (WEIGHTS, GRADIENTS, OPTIMIZER):
+                parts[name] = 0
+        parts[GATHERED] += gathered(student, 3, machine.keeps)
+        # the teacher's layers are given back by then, all but its head's group
+        parts[GATHERED] += 0 if teacher is None else gathered(teacher, 0, keeps=False)
+    elif machine.ranks > 1:
+        parts[BUCKETS] += trained
+
+
+def gathered(model: CausalLM, layers: int, keeps: bool) -> int:
+    """What of a sharded model stands whole on every rank.
+
+    The layer at work, the one that comes next and (student) its gradient; the embedding, the head.
+    """
+    each = [size(layer.parameters()) for layer in decoder_layers(model.transformer)]
+    rest = size(model.transformer.parameters()) - sum(each)
+    return rest + (sum(each) if keeps else min(sum(each), layers * max(each)))
+
+
+def full_batch(shape: Shape, vocab: int, counted: int) -> Batch:
+    """Rows without padding, of which the first tokens count in the loss."""
+    ids = torch.arange(shape.tokens) % vocab
+    targets = ids.clone()
+    targets[counted:] = IGNORE
+    table = (shape.rows, shape.columns)
+    each = torch.zeros(shape.rows, dtype=torch.long)
+    return Batch(
+        input_ids=ids.view(table),
+        attention_mask=torch.ones(table, dtype=torch.long),
+        targets=targets.view(table),
+        weights=(targets != IGNORE).float().view(table),
+        source=each,
+        skill=each.clone(),
+    )
+
+
+def autocast(machine: Machine) -> AbstractContextManager[Any]:
+    """Mixed precision as the trainer has it."""
+    return nullcontext() if machine.half is None else torch.autocast("cpu", machine.half)
+
+
+def smaller(distiller: Distiller, **changes: Any) -> Distiller:
+    """The same distillation with other settings of its student."""
+    other = copy.copy(distiller)
+    other.spec = replace(distiller.spec, **changes)
+    return other
+
+
+def _gradient(parameter: torch.Tensor) -> list[torch.Tensor]:
+    return [] if parameter.grad is None else [parameter.grad]
+
+
+def _rows(model: CausalLM) -> int:
+    return int(model.transformer.get_output_embeddings().weight.shape[0])

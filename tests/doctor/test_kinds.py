@@ -1,0 +1,53 @@
+"""Runs of other kinds than a student of its own with a teacher in this process."""
+
+from __future__ import annotations
+
+import pytest
+
+from kd_lightning.data.mixture import Mixture, Part
+from kd_lightning.data.skills import Demo
+from kd_lightning.doctor.patient import Patient
+from kd_lightning.losses import CrossEntropy
+from kd_lightning.models.spec import LoraSpec, StudentSpec
+from kd_lightning.teachers.cached import CachedTeacher
+from kd_lightning.teachers.own import AdapterOff
+from tests.doctor.kit import patient, report
+
+
+def with_data(found: Patient, data: Demo | Mixture) -> Patient:
+    found.trainer.connected(found.distiller, data)
+    found.data = data
+    return found
+
+
+def adapters(folder):
+    spec = StudentSpec(path="demo", lora=LoraSpec(rank=4))
+    return patient(folder, student=spec, teacher=AdapterOff())
+
+
+def cached(folder):
+    data = {"train_rows": 10, "validation_rows": 5, "test_rows": 5, "max_length": 64}
+    first = with_data(patient(folder), Demo(**data))
+    first.trainer.cache(first.distiller, first.data, k=8, output=str(folder / "cache"))
+    again = patient(folder, teacher=CachedTeacher(str(folder / "cache")))
+    return with_data(again, Demo(batch_size=4, **data))
+
+
+def mixture(folder):
+    data = {"train_rows": 10, "validation_rows": 5, "test_rows": 5, "max_length": 64}
+    parts = {"one": Part(Demo(**data)), "two": Part(Demo(row_seed=1, **data))}
+    return with_data(patient(folder), Mixture(parts, batch_size=4))
+
+
+def words_alone(folder):
+    found = patient(folder, loss=CrossEntropy())
+    found.distiller.teacher = None
+    return found
+
+
+@pytest.mark.parametrize("kind", [adapters, cached, mixture, words_alone])
+def test_it_is_examined_as_well(tmp_path, kind):
+    found, printed = report(kind(tmp_path))
+    assert not found.problems, printed
+    assert "the next step is the same, bit for bit" in printed
+    assert not any(c.level == "skipped" for c in found.checked), printed
