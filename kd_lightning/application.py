@@ -165,13 +165,13 @@ class KDCLI(LightningCLI):
             unwanted.append(ProgressBar)
         if told.enable_checkpointing is False:
             unwanted.append(Checkpoint)
-        if isinstance(told.callbacks, list):
-            told.callbacks = [c for c in told.callbacks if not isinstance(c, tuple(unwanted))]
-        given = told.callbacks if isinstance(told.callbacks, list) else []
+        named = told.callbacks or []
+        given = named if isinstance(named, list) else [named]
+        given = [c for c in given if not isinstance(c, tuple(unwanted))]
         if told.enable_checkpointing is not False:
             if not any(isinstance(c, Checkpoint) for c in given):
                 given = [*given, Keeper()]
-            told.callbacks = given
+        told.callbacks = given
         trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, KDTrainer)
         place_loggers(trainer.loggers, trainer.default_root_dir)

@@ -139,6 +139,13 @@ def test_a_run_goes_again_from_its_record(capsys, experiment, tmp_path):
     assert first == second
 
 
+def test_a_callback_that_is_named_alone_runs(experiment, tmp_path):
+    alone = "--trainer.callbacks=callbacks.ExportStudent"
+    assert main(["fit", "-c", str(experiment), alone, "--trainer.enable_checkpointing=false"]) == 0
+    assert (tmp_path / "run/student/model.safetensors").is_file()
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_habits_become_settings_of_the_distiller(experiment, tmp_path):
     from kd_lightning.application import run
 
