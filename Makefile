@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup quickstart test test-all lint format clean
+.PHONY: setup quickstart test test-all lint format bench bench-peers clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +31,20 @@ lint: setup ## style and types
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+BENCH := .venv-bench
+BENCHMARKS := loss memory accuracy step packing cache overhead
+
+bench-peers: $(BENCH)/.ready ## an environment with the peers that benchmarks are held against
+
+$(BENCH)/.ready: benchmarks/peers.txt pyproject.toml constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install -qq --constraint constraints.txt --editable . accelerate
+	$(BENCH)/bin/python -m pip install -qq --no-deps --requirement benchmarks/peers.txt
+	touch $@
+
+bench: bench-peers ## the benchmarks of a processor, one after the other, each beside its peers
+	@for name in $(BENCHMARKS); do $(BENCH)/bin/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean:
 	rm -rf runs dist .mypy_cache .ruff_cache .pytest_cache

@@ -168,9 +168,9 @@ class KDCLI(LightningCLI):
         named = told.callbacks or []
         given = named if isinstance(named, list) else [named]
         given = [c for c in given if not isinstance(c, tuple(unwanted))]
-        if told.enable_checkpointing is not False:
-            if not any(isinstance(c, Checkpoint) for c in given):
-                given = [*given, Keeper()]
+        wanted = told.enable_checkpointing is not False
+        if wanted and not any(isinstance(c, Checkpoint) for c in given):
+            given = [*given, Keeper()]
         told.callbacks = given
         trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, KDTrainer)

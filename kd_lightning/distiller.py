@@ -169,7 +169,7 @@ class Distiller(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = (self.trainer.global_step + 1) % every == 0
         terms = {name: torch.zeros_like(value) for name, value in counts.items()}
-        statistics = self.no_statistics()
+        statistics = self.no_statistics() if logged else None
         for micro, last in iterate(self.micro_batches(batch)):
             with synchronised(self.trainer.strategy, last):
                 objective, output, sums = self.run(micro, counts, logged)
@@ -177,7 +177,8 @@ class Distiller(LightningModule):
                 self.manual_backward(objective * self.trainer.world_size)
             for name, value in output.terms.items():
                 terms[name] += value.detach()
-            statistics += sums
+            if statistics is not None and sums is not None:
+                statistics += sums
         values = {k: v / counts[k].clamp_min(1e-9) for k, v in self.over_ranks(terms).items()}
         trained = (p for group in optimizer.param_groups for p in group["params"])
         norm = clip(trained, self.gradient_clip_norm)
@@ -186,7 +187,7 @@ class Distiller(LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         self.loss.end_step(values)
-        if logged:
+        if statistics is not None:
             self.log_step(values, norm, statistics, optimizer.param_groups[0]["lr"])
         scheduler: Any = self.lr_schedulers()
         if scheduler is not None:
@@ -194,21 +195,21 @@ class Distiller(LightningModule):
 
     def run(
         self, batch: Batch, counts: Mapping[str, Tensor], measured: bool, teach: bool = False
-    ) -> tuple[Tensor, LossOutput, Tensor]:
+    ) -> tuple[Tensor, LossOutput, Tensor | None]:
         """The objective over one micro-batch, the loss's sums, the statistics `[S, M]` if asked."""
         teacher: ModelOutput | None = None
         if self.teacher is not None and (self.loss.needs or teach):
             teacher = self.teacher.forward(batch, self.loss.needs | (LOGITS if teach else set()))
 
-        def then(student: ModelOutput) -> tuple[Tensor, LossOutput, Tensor]:
+        def then(student: ModelOutput) -> tuple[Tensor, LossOutput, Tensor | None]:
             watch = Statistics.by_skill(batch, len(self.skills)) if measured else None
             with backends.kernel(self.kernel):
                 objective, output = self.loss.objective(
                     student, teacher, batch, counts, watch=watch
                 )
-            return objective, output, self.no_statistics() if watch is None else watch.sums
+            return objective, output, None if watch is None else watch.sums
 
-        made: tuple[Tensor, LossOutput, Tensor] = self.student(batch, then)
+        made: tuple[Tensor, LossOutput, Tensor | None] = self.student(batch, then)
         return made
 
     def micro_batches(self, batch: Batch) -> list[Batch]:
@@ -268,6 +269,7 @@ class Distiller(LightningModule):
         for micro in self.micro_batches(batch):
             counts = self.loss.count(micro)
             _, output, statistics = self.run(micro, counts, measured=True, teach=True)
+            assert statistics is not None
             self.running.add(output.terms, counts, statistics)
         for answer in self.answer(batch, graded):
             self.running.grade(answer["skill"], answer["grades"])

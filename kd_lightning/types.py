@@ -187,7 +187,9 @@ class Batch:
         return self.replace(**tensors, lengths=self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; itself where it is there."""
+        if self.input_ids.device == torch.device(device):
+            return self
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:

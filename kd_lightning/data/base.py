@@ -352,6 +352,8 @@ class KDDataModule(LightningDataModule, ABC):
     def example(self, row: Row) -> Example:
         """The row rendered, with the system prompt and the name of the skill."""
         example = self.render(row)
+        for message in example.messages:
+            _refuse_surrogates(message.content, row.place)
         if self.system and not example.plain and example.messages[0].role != "system":
             messages = (Message("system", self.system), *example.messages)
             example = replace(example, messages=messages)
@@ -445,6 +447,18 @@ class KDDataModule(LightningDataModule, ABC):
             raise KDError("streaming needs --data.limit_train=<rows of an epoch>")
         sampler = self._sampler(InOrder(total), total, self.batch_size)
         return StreamLoader(self, sampler, self.shuffle, self._settings())
+
+
+def _refuse_surrogates(text: str, place: str) -> None:
+    """JSON may hold half of a pair of surrogates, which no tokenizer can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise KDError(
+            f"{place}: the text holds \\u{code:04x} alone, which is half a character: write both "
+            "halves, or leave the row out (--data.bad_rows=skip)"
+        ) from None
 
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -141,7 +141,8 @@ class Encoder:
                 new = self._pieces.encode(part, before, literal)
                 ids += new
                 weights += [weight] * len(new)
-                before = "" if not new and not before else part
+                if new or before:
+                    before = "text" if literal else part  # written out: no control token
         return ids, weights
 
 

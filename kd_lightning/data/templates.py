@@ -114,6 +114,12 @@ class Template:
             if message.role == "assistant":
                 before = self._render(turns[:i], row, True)[0]
                 if text.startswith(before):
+                    if start < end <= len(before):
+                        raise KDError(
+                            f"row {row}, turn {i + 1}: the {{% generation %}} marks of the chat "
+                            "template enclose something before this answer: set another "
+                            "--data.template (one that marks the answers, or marks nothing)"
+                        )
                     cuts.add(len(before))
                     start = start if self._marked else len(before)
                 elif i == last:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from kd_lightning.errors import KDError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -26,9 +28,13 @@ class Pieces:
         """Texts that the tokenizer turns into control tokens."""
         self._first: Any = None
         self._next: Any = None
+        self._hidden: dict[str, int] = {}
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             described = json.loads(backend.to_str())
+            if described.get("normalizer") is not None:
+                found = {t.content: i for i, t in added.items() if t.special and t.normalized}
+                self._hidden = found  # other texts may become these once they are normalised
             self._first = self._next = _copy(described)
             plain = _without_prefix(described)
             if plain != described:
@@ -41,6 +47,18 @@ class Pieces:
         """
         if not text:
             return []
+        ids = self._encode(text, before, literal)
+        if self._hidden and not literal:
+            made = sum(ids.count(i) for i in self._hidden.values())
+            if made > sum(text.count(token) for token in self._hidden):
+                raise KDError(
+                    f"the tokenizer makes a control token of ordinary text ({text[:40]!r}) when it "
+                    'normalises it: set "normalized": false for its special tokens in '
+                    "tokenizer.json, or leave the text out"
+                )
+        return ids
+
+    def _encode(self, text: str, before: str, literal: bool) -> list[int]:
         if self._first is None:
             ids = self._tokenizer.encode(
                 text, add_special_tokens=False, split_special_tokens=literal

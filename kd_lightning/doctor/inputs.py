@@ -103,6 +103,16 @@ def _same_map(patient: Patient, ids: dict[int, str], other: Any) -> Iterator[Fin
         f"{shared:,} ids mean the same to student and teacher{told}; end "
         f"{_named(own, own.eos_token_id)}, padding {_named(own, own.pad_token_id)}"
     )
+    texts = [m.content[:2000] for e in patient.sample.examples[:50] for m in e.messages]
+    for text in (*texts, HARD):
+        mine, yours = (t.encode(text, add_special_tokens=False) for t in (own, other))
+        if mine != yours:
+            yield warning(
+                f"student and teacher cut the same text differently ({text[:40]!r}: {len(mine)} "
+                f"and {len(yours)} tokens), so the teacher sees pieces it has not learned; "
+                "give the student the teacher's tokenizer (--model.student.tokenizer)"
+            )
+            break
     for name in ("eos_token", "bos_token"):
         mine, yours = getattr(own, name), getattr(other, name)
         if mine != yours and (name == "eos_token" or None not in (mine, yours)):

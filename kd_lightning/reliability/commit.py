@@ -171,9 +171,18 @@ def newest(folder: Path) -> Committed | None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; its commit mark goes first."""
-    manifest_of(checkpoint).unlink(missing_ok=True)
-    if checkpoint.is_dir() and not checkpoint.is_symlink():
+    """Delete a checkpoint, or a link alone; a kill meanwhile leaves what `clear` takes away."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+        return
+    mark = manifest_of(checkpoint)
+    if checkpoint.exists() and not checkpoint.name.startswith(UNFINISHED):
+        aside = checkpoint.with_name(f"{UNFINISHED}old-{checkpoint.name}")
+        if aside.exists():
+            remove(aside)
+        checkpoint = checkpoint.rename(aside)
+    mark.unlink(missing_ok=True)
+    if checkpoint.is_dir():
         shutil.rmtree(checkpoint)
     else:
         checkpoint.unlink(missing_ok=True)

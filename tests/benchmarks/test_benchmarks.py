@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from benchmarks import accuracy, gpu, loss, memory, overhead, peers, step
+from benchmarks import accuracy, gpu, loss, memory, overhead, packing, peers, step
 from kd_lightning.types import IGNORE
 
 
@@ -129,3 +129,8 @@ def test_all_rows_of_a_step_count_in_both_conventions():
     batch = step.rows(50, [7, 4])
     assert batch.targets.ne(IGNORE).sum(1).tolist() == [6, 3]
     assert torch.equal(batch.targets[0, :-1], batch.input_ids[0, 1:])
+
+
+def test_packing_times_the_same_work(tmp_path):
+    report = run(packing, tmp_path)
+    assert {row["way"] for row in report.rows} == set(packing.WAYS)

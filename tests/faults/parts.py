@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.checkpoint import FileSystemWriter
 
 import kd_lightning.losses as losses
 from kd_lightning.distiller import Distiller
@@ -20,6 +22,7 @@ from kd_lightning.optim import WarmupCosine
 from kd_lightning.reliability import checkpoint_io, commit
 from kd_lightning.reliability.keeper import Keeper
 from kd_lightning.teachers.local import LocalTeacher
+from kd_lightning.types import IGNORE
 from tests.data import kit
 from tests.tiny import config
 
@@ -65,7 +68,11 @@ class Trace(Callback):
         self.batch = batch
         if self.job.get("slow"):
             time.sleep(self.job["slow"])
-        if trainer.global_step == self.job.get("kill_at"):
+        if trainer.global_step == self.job.get("empty_at"):  # these rows teach nothing
+            names = self.job.get("empty_ids", batch.ids)
+            rows = torch.tensor([name in names for name in batch.ids])
+            batch.targets[rows], batch.weights[rows] = IGNORE, 0.0
+        if trainer.global_step >= self.job.get("kill_at", math.inf):  # resumed behind it: at once
             if delay := self.job.get("kill_delay"):  # anywhere: in the step, in the writer
                 threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
             else:
@@ -116,6 +123,8 @@ def inject(job: dict[str, Any], folder: Path) -> Keeper:
         commit.os.replace = before(os.replace)
         commit.temporary = before(commit.temporary)
         checkpoint_io._Digesting.write = before(checkpoint_io._Digesting.write)
+        FileSystemWriter.write_data = before(FileSystemWriter.write_data)
+        FileSystemWriter.finish = before(FileSystemWriter.finish)
     return keeper
 
 

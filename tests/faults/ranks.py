@@ -16,20 +16,17 @@ from typing import Any
 
 from tests.conftest import ROOT
 
+ROWS = 42
+EPOCH = 7  # steps: six rows a step, three a rank
+
 
 def launch(folder: Path, teacher: str, seconds: float = 150.0, **job: Any) -> tuple[list[int], str]:
     """Exit codes of the two ranks, and what they said; a rank that hangs gives -99."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     job |= {"folder": str(folder), "teacher": teacher}
     started = []
     for rank in (0, 1):
-        env = {
-            **os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x",
-        }  # fmt: skip
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **environment(rank, port)}
         command = [sys.executable, "-m", "tests.faults.ranks", json.dumps(job)]
         said = (folder / f"said-{rank}.txt").open("a")
         started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said))
@@ -44,7 +41,23 @@ def launch(folder: Path, teacher: str, seconds: float = 150.0, **job: Any) -> tu
     return codes, text
 
 
-def main(job: dict[str, Any]) -> None:
+def free_port() -> int:
+    """Where the ranks may meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def environment(rank: int, port: int) -> dict[str, str]:
+    """What a launcher tells a rank."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "x",
+    }  # fmt: skip
+
+
+def main(job: dict[str, Any]) -> int:
     """This rank's part of a run."""
     import torch
     from lightning.pytorch.callbacks import Callback
@@ -58,8 +71,9 @@ def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(5)
     rank, folder = int(os.environ["RANK"]), Path(job["folder"])
-    nothing = dict.fromkeys(("raise_at", "signal_at", "kill_at"))
-    mine = job | ({} if rank == job.get("rank", rank) else nothing)
+    faults = ("raise_at", "signal_at", "kill_at", "kill_in_save", "empty_at")
+    spared = () if rank == job.get("rank", rank) else faults
+    mine = {name: told for name, told in job.items() if name not in spared}
 
     class Spoil(Callback):
         """Makes one rank's gradient of one batch not a number."""
@@ -75,7 +89,7 @@ def main(job: dict[str, Any]) -> None:
                 self.hook.remove()
 
     (folder / f"rank-{rank}").mkdir(exist_ok=True)
-    module = distiller("kl", job["teacher"])
+    module = distiller(job.get("variant", "kl"), job["teacher"])
     module.guard.settings = NotFinite(then=job.get("then", "raise"))
     kind = job.get("strategy", "ddp")
     strategy: Any = DDPStrategy(timeout=timedelta(seconds=120))
@@ -85,13 +99,13 @@ def main(job: dict[str, Any]) -> None:
     trainer = KDTrainer(
         accelerator="cpu", devices=2, strategy=strategy,
         max_steps=job.get("steps", 5), log_every_n_steps=1, logger=False, limit_val_batches=0,
-        callbacks=[Spoil(), Trace(folder / f"rank-{rank}", mine), inject({}, folder)],
+        callbacks=[Spoil(), Trace(folder / f"rank-{rank}", mine), inject(mine, folder)],
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         use_distributed_sampler=False,
     )  # fmt: skip
     begun = time.monotonic()
     try:
-        trainer.fit(module, datamodule=data(folder, rows=42), resume="auto")
+        trainer.fit(module, datamodule=data(folder, rows=ROWS), resume="auto")
     finally:
         digest, finite = hashlib.sha256(), True
         for value in module.state_dict().values():
@@ -101,6 +115,7 @@ def main(job: dict[str, Any]) -> None:
         told = {"step": trainer.global_step, "weights": digest.hexdigest(), "finite": finite}
         (folder / f"end-{rank}.json").write_text(json.dumps(told))
         print(f"rank {rank} ended after {time.monotonic() - begun:.1f} s", flush=True)
+    return 0
 
 
 if __name__ == "__main__":

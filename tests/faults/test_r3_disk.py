@@ -131,6 +131,49 @@ def test_r4_a_folder_of_shards(tmp_path):
     assert "extra.pt is not in its manifest" in commit.problem(two)
 
 
+def folder_of_shards(place, step):
+    """A checkpoint as several processes write it."""
+    target = place / f"step{step:06d}.ckpt"
+    aside = commit.temporary(target)
+    aside.mkdir()
+    (aside / "__0_0.distcp").write_bytes(bytes([step]) * 1000)
+    commit.publish(aside, target, step, {})
+    return target
+
+
+def test_r2_killed_while_a_link_is_renewed(tmp_path):
+    """What is left is a link to a good checkpoint: only the link is taken away."""
+    made = folder_of_shards(tmp_path, 2)
+    (tmp_path / f"{commit.UNFINISHED}last.ckpt").symlink_to(made.name)
+    commit.clear(tmp_path)
+    assert commit.problem(made) is None and commit.newest(tmp_path).step == 2
+    assert [path.name for path in tmp_path.iterdir()] == [made.name]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_r2_killed_while_an_old_one_is_deleted(tmp_path, monkeypatch, kind):
+    """Its space is given back at the next start."""
+
+    class KilledError(Exception):
+        pass
+
+    def kill(*args, **kwargs):
+        raise KilledError
+
+    for step in (1, 2):
+        written(tmp_path, step) if kind == "file" else folder_of_shards(tmp_path, step)
+    kept = {path.name for path in tmp_path.iterdir() if "000002" in path.name}
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(shutil, "rmtree", kill)
+        patched.setattr(type(tmp_path), "unlink", kill)
+        commit.remove(tmp_path / "step000001.ckpt")
+    assert not (tmp_path / "step000001.ckpt").exists()
+    assert commit.newest(tmp_path).step == 2
+    commit.clear(tmp_path)
+    commit.remove(tmp_path / "step000001.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 def test_a_mixture_of_two_saves_is_never_whole(tmp_path):
     """The former data under the new manifest: what a crash between two renames leaves."""
     written(tmp_path / "a", 1)

@@ -1,7 +1,8 @@
 """A small run that is killed: `python -m tests.faults.victim` forks one for each job it is given.
 
 One import of torch serves all runs. A job is a line of JSON on the standard input, the answer a
-line on the standard output: the exit status of the fork (negative: the signal).
+line on the standard output: the exit status of each fork (negative: the signal). A run of two
+processes is two forks, which meet as those of a launcher do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT
+from tests.faults import ranks
 
 STEPS = 12
 EPOCH = 7  # steps: 21 rows, three a step
@@ -36,12 +38,19 @@ class Victims:
 
     def run(self, folder: Path, **job: Any) -> int:
         """Exit code of one run, or minus the signal that ended it."""
+        return self._ask(folder, job)[0]
+
+    def pair(self, folder: Path, **job: Any) -> list[int]:
+        """The same for the two ranks of one run (see `ranks.main`)."""
+        return self._ask(folder, {"pair": True, **job})
+
+    def _ask(self, folder: Path, job: dict[str, Any]) -> list[int]:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps({"folder": str(folder), **job}) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         assert answer, self.log.read_text()[-3000:]
-        return int(answer)
+        return [int(code) for code in answer.split()]
 
     def close(self) -> None:
         assert self.process.stdin
@@ -62,33 +71,49 @@ def serve() -> None:
     out = os.dup(1)
     for line in sys.stdin:
         job = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            folder = Path(job["folder"])
-            folder.mkdir(parents=True, exist_ok=True)
-            told = os.open(folder / "said.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-            os.dup2(told, 1)
-            os.dup2(told, 2)
-            code = 1
-            try:
-                code = run(job)
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+        if job.get("pair"):
+            port = ranks.free_port()
+            children = [fork(job, rank, port) for rank in (0, 1)]
+        else:
+            children = [fork(job)]
         if "kill_after" in job:
             time.sleep(job["kill_after"])
-            if os.waitpid(child, os.WNOHANG) == (0, 0):
-                os.kill(child, signal.SIGKILL)
+            if os.waitpid(children[0], os.WNOHANG) == (0, 0):
+                os.kill(children[0], signal.SIGKILL)
             else:
                 os.write(out, b"0\n")
                 continue
-        status = os.waitpid(child, 0)[1]
-        os.write(out, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        os.write(out, (" ".join(map(str, codes)) + "\n").encode())
+
+
+def fork(job: dict[str, Any], rank: int | None = None, port: int = 0) -> int:
+    """The process id of the run, or of one rank of it, which ends after three minutes at most."""
+    child = os.fork()
+    if child:
+        return child
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    said = "said.txt" if rank is None else f"said-{rank}.txt"
+    told = os.open(folder / said, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+    code = 1
+    try:
+        if rank is None:
+            code = run(job)
+        else:
+            signal.alarm(180)
+            os.environ.update(ranks.environment(rank, port))
+            code = ranks.main(job)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def run(job: dict[str, Any]) -> int:
