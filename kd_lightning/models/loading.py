@@ -146,7 +146,7 @@ def new_model(config: PretrainedConfig, dtype: str, attention: str) -> PreTraine
 def _building() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, KeyError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, ImportError, AssertionError) as error:
         raise KDError(
             f"cannot build a model from model.student.config: {_first_line(error)}"
         ) from error
