@@ -22,7 +22,7 @@ from kd_lightning.models import loading
 from kd_lightning.models.causal import CausalLM, build_student
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.parallel.learned import learned_only, refuse_unless_same
-from kd_lightning.parallel.place import place
+from kd_lightning.parallel.place import place, same_randomness
 from kd_lightning.parallel.step import anywhere, clip, evened, summed, synchronised
 from kd_lightning.reliability.always import always
 from kd_lightning.reliability.finite import FiniteGuard, NotFinite
@@ -120,6 +120,7 @@ class Distiller(LightningModule):
         on_tokens = [x for x in self.loss.modules() if isinstance(x, TokenLoss)]
         stated = {type(x).__name__: (x.formula(), x.states_slope) for x in on_tokens}
         backends.refuse(self.kernel, self.trainer.strategy.root_device.type, stated)
+        same_randomness(self.trainer.strategy)
         self.student: CausalLM = build_student(self.spec, self.tokenizer, device=device, half=half)
         place(self.trainer.strategy, self.student, self.teacher, self.loss)
         rank_zero_info(self.describe())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from lightning.pytorch.strategies import (
     DeepSpeedStrategy,
     FSDPStrategy,
@@ -19,6 +20,15 @@ from kd_lightning.parallel.strategy import KDStrategy
 if TYPE_CHECKING:
     from kd_lightning.models.causal import CausalLM
     from kd_lightning.teachers.base import Teacher
+
+
+def same_randomness(strategy: Strategy) -> None:
+    """Every process goes on with the first one's random numbers; a collective call.
+
+    A new student (or new adapters) is then the same everywhere. Of sharded ones each process keeps
+    its own part: parts of different draws would make up a student that nobody seeded.
+    """
+    torch.set_rng_state(strategy.broadcast(torch.get_rng_state()))
 
 
 def place(strategy: Strategy, student: CausalLM, teacher: Teacher | None, loss: nn.Module) -> None:

@@ -69,8 +69,8 @@ def main(job: dict[str, Any]) -> int:
     from tests.faults.parts import Trace, data, distiller, inject
 
     torch.set_num_threads(1)
-    torch.manual_seed(5)
     rank, folder = int(os.environ["RANK"]), Path(job["folder"])
+    torch.manual_seed(job.get("seeds", (5, 5))[rank])
     faults = ("raise_at", "signal_at", "kill_at", "kill_in_save", "empty_at")
     spared = () if rank == job.get("rank", rank) else faults
     mine = {name: told for name, told in job.items() if name not in spared}

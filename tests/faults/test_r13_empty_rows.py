@@ -105,7 +105,6 @@ def test_r13_no_targets_give_loss_0_and_gradients_0(tmp_path, tiny_teacher, loss
     assert all(g.isfinite().all() for g in full)
 
 
-@pytest.mark.slow  # failed once in 15 runs, on a loaded machine; the cause is not known yet
 def test_r13_where_only_one_of_two_ranks_has_targets(victims, tmp_path, tiny_teacher):
     """No hang, no NaN; the loss is that of the tokens that are there."""
     two, one = tmp_path / "two", tmp_path / "one"

@@ -41,3 +41,16 @@ def test_r17_two_processes_then_one_then_two(victims, tmp_path, tiny_teacher):
     for step, done in {**alone, **trace(split / "rank-0")}.items():
         told, wanted = float.fromhex(done["loss"]), float.fromhex(losses[step]["loss"])
         assert told == pytest.approx(wanted, abs=1e-6), step
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_r17_a_new_student_is_that_of_the_first_process(victims, tmp_path, tiny_teacher, strategy):
+    """Processes whose random numbers differ: no student out of parts of two draws."""
+    apart, alone = tmp_path / "apart", tmp_path / "alone"
+    job = {"teacher": tiny_teacher, "steps": 1}
+    assert victims.pair(apart, strategy=strategy, seeds=[5, 6], **job) == [0, 0]
+    assert victims.run(alone, variant="kl", rows=42, batch=6, validate=0, **job) == 0
+    (told,) = trace(alone).values()
+    for rank in (0, 1):
+        (same,) = trace(apart / f"rank-{rank}").values()
+        assert float.fromhex(same["loss"]) == pytest.approx(float.fromhex(told["loss"]), abs=1e-6)
