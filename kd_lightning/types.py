@@ -107,6 +107,27 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a generator is asked: a conversation without its last answer, or a text to go on with."""
+
+    messages: tuple[Message, ...]
+    """The turns; the last one is not the assistant's."""
+    plain: bool = False
+    """True: no template; the single message's text is continued as it is."""
+
+    @classmethod
+    def user(cls, text: str, system: str | None = None) -> Prompt:
+        """One question."""
+        head = (Message("system", system),) if system else ()
+        return cls((*head, Message("user", text)))
+
+    @classmethod
+    def text(cls, text: str) -> Prompt:
+        """A text to go on with."""
+        return cls((Message("user", text),), plain=True)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How text is drawn from a model."""
 
@@ -119,7 +140,9 @@ class Sampling:
     top_k: int = 0
     """Draw among the k likeliest tokens; 0: all."""
     seed: int = 0
-    """Same seed, same prompts, same model: same text."""
+    """Same seed, same prompt, same model: same text."""
+    stop: tuple[str, ...] = ()
+    """Texts at which an answer ends; they are not part of it."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,8 @@ class Completion:
     """Generated ids, the end token included where it came."""
     finished: bool
     """False: cut at the length limit, without an end token."""
+    logprobs: tuple[float, ...] = ()
+    """log p of each generated token at temperature 1, in nats; (): not asked for."""
 
 
 class Batch:

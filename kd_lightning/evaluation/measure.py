@@ -210,7 +210,7 @@ def answered(
     rank, world = place()
     mine = list(enumerate(examples))[rank::world]
     prompts = [data.prompt_ids(example) for _, example in mine]
-    made = model.generate(prompts, sampling) if examples else []  # collective where sharded
+    made = model.complete(prompts, sampling) if examples else []  # collective where sharded
     found: dict[int, Answer] = {}
     for (i, example), completion in zip(mine, made, strict=True):
         total, tokens = kl.get(example.id, (0.0, 0.0))

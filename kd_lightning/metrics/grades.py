@@ -13,7 +13,7 @@ from kd_lightning.types import Completion, Example, Sampling
 class Speaker(Protocol):
     """A model that answers prompts of token ids."""
 
-    def generate(
+    def complete(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Completion]: ...
 
@@ -30,7 +30,7 @@ def graded_answers(
     model: Speaker, data: Grader, examples: Sequence[Example], sampling: Sampling
 ) -> list[dict[str, Any]]:
     """Each example's answer with its grades, as rows that a file can hold."""
-    made = model.generate([data.prompt_ids(e) for e in examples], sampling)
+    made = model.complete([data.prompt_ids(e) for e in examples], sampling)
     return [
         {
             "id": example.id,

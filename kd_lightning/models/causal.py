@@ -142,7 +142,7 @@ class CausalLM(nn.Module):
         )
         return ModelOutput(states.last_hidden_state, self.head)
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One answer for each prompt of token ids; a collective call where weights are sharded."""
         if self.placement is None:
             return generate(self.transformer, self.tokenizer, prompts, sampling)

@@ -79,7 +79,7 @@ def shard(model: CausalLM, how: Sharding, mesh: DeviceMesh, compute: torch.dtype
     for group, reshard in groups.items():
         fully_shard(group, reshard_after_forward=reshard, **settings)
     fully_shard(model, **settings)
-    register_fsdp_forward_method(model, "generate")
+    register_fsdp_forward_method(model, "complete")
     whole = how.generate == "gathered"
     around = partial(gathered, groups)
     device = torch.device(mesh.device_type)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kd_lightning.errors import KDError
+from kd_lightning.teachers.generator import Generator, Reply, Request
 from kd_lightning.types import Asking, Batch, Completion, ModelOutput, Sampling, Signal
 
 if TYPE_CHECKING:
@@ -17,18 +18,12 @@ if TYPE_CHECKING:
     from kd_lightning.models.causal import CausalLM
 
 
-class Teacher(ABC):
+class Teacher(Generator):
     """A frozen source of knowledge.
 
     Not a `torch.nn.Module`: it lives outside the student's module tree, so that it is never saved,
     optimised, counted or put into training mode, and places itself in `materialize`.
     """
-
-    offers: frozenset[Signal] = frozenset()
-    """What it can be asked for."""
-
-    name: str = ""
-    """How the run's record and the model card call it."""
 
     packs: bool = True
     """Whether the padding of a batch costs it nothing."""
@@ -42,7 +37,7 @@ class Teacher(ABC):
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Its own tokenizer, or None where it speaks text only."""
 
-    def attach(self, student: CausalLM) -> None:  # noqa: B027 (most have nothing to note)
+    def attach(self, student: CausalLM) -> None:
         """Told who the student is, before `materialize`: for teachers that share its weights."""
 
     @abstractmethod
@@ -53,11 +48,14 @@ class Teacher(ABC):
         """The signals `needs` for every position of the batch, without gradients."""
         raise KDError(f"{type(self).__name__} has no forward pass: choose a teacher that has one")
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    def replies(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
+
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One answer for each prompt (token ids of its own tokenizer)."""
         raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
 
-    def check_data(self, data: Any) -> None:  # noqa: B027 (a hook: most have nothing to refuse)
+    def check_data(self, data: Any) -> None:
         """Refuse a data module (set up) whose rows it knows nothing of; most know any text."""
 
     def check(self, loss: Asking) -> None:

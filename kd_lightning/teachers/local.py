@@ -128,5 +128,5 @@ class LocalTeacher(Teacher):
             output: ModelOutput = self.model(batch)
             return output
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        return self.model.generate(prompts, sampling)
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        return self.model.complete(prompts, sampling)

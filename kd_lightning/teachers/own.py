@@ -67,9 +67,9 @@ class AdapterOff(Teacher):
             output: ModelOutput = self.model(batch)
         return ModelOutput(output.hidden, self.head())
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         with self.without_adapters():
-            return self.model.generate(prompts, sampling)
+            return self.model.complete(prompts, sampling)
 
     def head(self) -> LinearHead:
         """The student's head below its adapter, where it has one."""

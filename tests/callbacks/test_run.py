@@ -96,9 +96,9 @@ def test_answers_of_each_validation(run):
     assert [r["id"] for r in rows[:3]] == [e.id for e in examples]
     assert [r["reference"] for r in rows[:3]] == [e.answer for e in examples]
     prompts = [data.prompt_ids(e) for e in examples]
-    teacher = [c.text for c in module.teacher.generate(prompts, module.answers)]
+    teacher = [c.text for c in module.teacher.complete(prompts, module.answers)]
     assert [r["teacher"] for r in rows[-3:]] == teacher
-    student = [c.text for c in module.student.generate(prompts, module.answers)]
+    student = [c.text for c in module.student.complete(prompts, module.answers)]
     assert [r["student"] for r in rows[-3:]] == student
     last = measure(module.student, data, "validation", module.teacher, rows=3)
     for row, answer in zip(rows[-3:], last.answers, strict=True):

@@ -63,7 +63,7 @@ def test_the_folder_answers_as_the_student_does(tmp_path, tiny_teacher):
     assert asked == data.prompt_ids(example)  # the template that it was trained with went along
     ids = torch.tensor([asked])
     made = AutoModelForCausalLM.from_pretrained(folder).generate(ids, max_new_tokens=6)
-    answer = module.student.generate([asked], module.answers)[0]
+    answer = module.student.complete([asked], module.answers)[0]
     assert tuple(made[0, len(asked) :].tolist()) == answer.tokens
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings["eos_token_id"] == tokenizer.eos_token_id

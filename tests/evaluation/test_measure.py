@@ -83,7 +83,7 @@ def test_answers_are_the_models_own_and_graded(tmp_path, tiny_teacher):
     ready(module, data)
     found = measure(module.student, data, "validation", module.teacher, rows=3, sampling=SHORT)
     examples = data.examples("validation")[:3]
-    made = module.student.generate([data.prompt_ids(e) for e in examples], SHORT)
+    made = module.student.complete([data.prompt_ids(e) for e in examples], SHORT)
     assert [a.text for a in found.answers] == [c.text for c in made]
     assert [a.id for a in found.answers] == [e.id for e in examples]
     grades = [data.grade(e, c.text)["rouge_l"] for e, c in zip(examples, made, strict=True)]

@@ -30,6 +30,7 @@ class Victims:
 
     def __init__(self, log: Path) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        env.pop("PL_GLOBAL_SEED", None)  # of an earlier test: processes of a group would take it
         self.log = log
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.victim"], cwd=ROOT, env=env, text=True,

@@ -115,10 +115,10 @@ def test_student_cut_out_of_its_teacher_has_its_layers(tiny_teacher, tiny_tokeni
         for a, b in zip(new[i].parameters(), old[j].parameters(), strict=True):
             assert torch.equal(a, b)
     prompt = [tiny_tokenizer("abc")["input_ids"]]
-    cached = cut.generate(prompt, Sampling(max_new_tokens=6))[0]
+    cached = cut.complete(prompt, Sampling(max_new_tokens=6))[0]
     cut.save(tmp_path / "cut")  # saved, loaded again, with a cache that knows its layers
     again = build_student(StudentSpec(path=str(tmp_path / "cut")), tiny_tokenizer)
-    assert again.generate(prompt, Sampling(max_new_tokens=6))[0] == cached
+    assert again.complete(prompt, Sampling(max_new_tokens=6))[0] == cached
 
 
 def test_lora_trains_the_adapters_only(tiny_teacher, tiny_tokenizer):

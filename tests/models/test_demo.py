@@ -83,7 +83,7 @@ def test_the_packaged_teacher_answers_test_rows(demo):
     teacher = LocalTeacher("demo", dtype="float32")
     teacher.materialize(torch.device("cpu"))
     examples = demo.examples("test")
-    made = teacher.generate(
+    made = teacher.complete(
         [demo.prompt_ids(example) for example in examples], Sampling(max_new_tokens=32)
     )
     grades = [demo.grade(e, c.text)["exact_match"] for e, c in zip(examples, made, strict=True)]

@@ -259,7 +259,7 @@ def test_generation_is_as_before():
     prompts = [[5, 6, 7, 8], [9, 10], list(range(4, 24))]
     for kind in ("llama", "gemma2", "mistral"):
         texts = [
-            model.eval().generate(prompts, Sampling(max_new_tokens=8))
+            model.eval().complete(prompts, Sampling(max_new_tokens=8))
             for model in (unpacked(kind), family(kind, "per_sequence", True))
         ]
         assert texts[0] == texts[1]

@@ -54,7 +54,7 @@ def test_answers_of_sharded_models_are_those_of_whole_ones(together, models):
     assert found["student"] == together["sharded"]["whole_answers"]
     teacher = LocalTeacher(str(models / "teacher"))
     teacher.materialize(torch.device("cpu"))
-    assert found["teacher"] == [list(c.tokens) for c in teacher.generate(PROMPTS, GREEDY)]
+    assert found["teacher"] == [list(c.tokens) for c in teacher.complete(PROMPTS, GREEDY)]
 
 
 def test_other_weights_for_a_while(together):

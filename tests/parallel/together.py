@@ -59,8 +59,8 @@ def sharded(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"fused": len(fused)}
     mine = PROMPTS if dist.get_rank() == 0 else []  # nothing to answer on rank 1
     answers = {
-        "student": [c.tokens for c in model.student.generate(mine, GREEDY)],
-        "teacher": [c.tokens for c in model.teacher.generate(mine, GREEDY)],
+        "student": [c.tokens for c in model.student.complete(mine, GREEDY)],
+        "teacher": [c.tokens for c in model.teacher.complete(mine, GREEDY)],
     }
     found["answers"] = answers
     made["trainer"].save_checkpoint(folder / "after.ckpt")  # weights were gathered in between
@@ -71,7 +71,7 @@ def sharded(folder: Path) -> dict[str, Any]:
     whole = in_one_piece(model.student, model.spec)
     if whole is not None:
         torch.save(whole.state_dict(), folder / "whole.pt")
-        found["whole_answers"] = [c.tokens for c in whole.generate(PROMPTS, GREEDY)]
+        found["whole_answers"] = [c.tokens for c in whole.complete(PROMPTS, GREEDY)]
     return found
 
 
@@ -112,7 +112,7 @@ def weights_for_a_while(folder: Path) -> dict[str, Any]:
     """Other weights for a while, after the own ones were gathered; then the own ones again."""
     made = runs.run(str(folder / "teacher"), folder, "kl", "fsdp", devices=2, steps=1)
     model = made["model"]
-    model.student.generate(PROMPTS, GREEDY)
+    model.student.complete(PROMPTS, GREEDY)
     own = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     found = []
     for change in (
@@ -123,7 +123,7 @@ def weights_for_a_while(folder: Path) -> dict[str, Any]:
         change()
         with torch.no_grad():
             logits = model.student(runs.global_batch(0), lambda output: output.logits)
-        answers = [c.tokens for c in model.student.generate(PROMPTS, GREEDY)]
+        answers = [c.tokens for c in model.student.complete(PROMPTS, GREEDY)]
         found.append({"logits": logits.flatten()[:50].tolist(), "answers": answers})
     return dict(zip(("own", "other", "again"), found, strict=True))
 

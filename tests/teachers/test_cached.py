@@ -240,7 +240,7 @@ def test_rows_of_a_split_that_was_left_out_are_named(tmp_path, data):
     with pytest.raises(KDError, match="no row keys"):
         teacher.forward(taken.replace(keys=()), LOGITS)
     with pytest.raises(KDError, match="cannot generate"):
-        teacher.generate([[1]], None)
+        teacher.complete([[1]], None)
 
 
 # ---- the command line ----------------------------------------------------------------------------
