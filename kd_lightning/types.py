@@ -108,7 +108,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a generator is asked: a conversation without its last answer, or a text to go on with."""
+    """What a generator is asked: a conversation without its last answer, or a text to continue."""
 
     messages: tuple[Message, ...]
     """The turns; the last one is not the assistant's."""

@@ -1,0 +1,6 @@
+"""Knowledge out of a generator: one file per family of elicitors."""
+
+from kd_lightning.discovery import import_submodules
+from kd_lightning.knowledge.step import Step
+
+__all__ = import_submodules(__name__, Step, globals())
