@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import OURS, Report, median, parser
-from kd_lightning.cache import files, layout
+from kd_lightning import files
+from kd_lightning.cache import layout
 from kd_lightning.cache.kinds import Asked
 from kd_lightning.cache.layout import Counts
 from kd_lightning.cache.manifest import Manifest, Shard

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kd_lightning.cache import files
+from kd_lightning import files
 from kd_lightning.cache.kinds import Asked, Kind, placed
 from kd_lightning.cache.layout import Plane, Planes
 from kd_lightning.errors import KDError

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kd_lightning.cache import digests, files, plan
+from kd_lightning import files
+from kd_lightning.cache import digests, plan
 from kd_lightning.cache.hidden import plain_head, write_head
 from kd_lightning.cache.kinds import kind_of
 from kd_lightning.cache.layout import ROWS

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from kd_lightning.cache import files
+from kd_lightning import files
 from kd_lightning.cache.layout import Counts
 from kd_lightning.errors import KDError
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_lightning.cache import files
+from kd_lightning import files
 from kd_lightning.cache.kinds import Kind, kind_of
 from kd_lightning.cache.layout import ROWS, Plane, Planes, mapped, places, size
 from kd_lightning.cache.manifest import AGAIN, Manifest, Shard

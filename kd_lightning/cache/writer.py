@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from kd_lightning.cache import files, layout, plan
+from kd_lightning import files
+from kd_lightning.cache import layout, plan
 from kd_lightning.cache.kinds import Asked, Kind, kind_of
 from kd_lightning.cache.layout import Counts, Planes
 from kd_lightning.cache.manifest import FILE, Manifest, Shard

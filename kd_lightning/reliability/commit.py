@@ -7,7 +7,6 @@ it is the commit mark: what has none was never finished, what differs from it is
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.errors import KDError
+from kd_lightning.files import digest_of as digest
+from kd_lightning.files import to_disk as _to_disk
 
 log = logging.getLogger(__name__)
 
@@ -210,12 +211,6 @@ def clear(folder: Path) -> None:
         remove(path)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def step_in(name: str) -> int:
     """The step that a checkpoint's name tells; -1 where it tells none."""
     found = _STEP.search(name)
@@ -255,11 +250,3 @@ def _write(path: Path, told: Mapping[str, Any]) -> None:
         json.dump(told, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

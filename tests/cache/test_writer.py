@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kd_lightning.cache import files, plan
+from kd_lightning import files
+from kd_lightning.cache import plan
 from kd_lightning.cache.manifest import Manifest
 from kd_lightning.errors import KDError
 from tests.cache.kit import Toy, content, rows, twins, written
