@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import ActionConfigFile, set_parsing_settings  # type: ignore[attr-defined]
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -56,6 +56,23 @@ class KDParser(LightningArgumentParser):
             "usage", "kd <command> [-c FILE.yaml ...] [--key.of.the.config=value ...]"
         )
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    @classmethod
+    def of(cls, owner: type, command: str) -> KDParser:
+        """Reads what a class of ours is made of, for a command that trains nothing itself."""
+        set_parsing_settings(
+            docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True
+        )
+        usage = f"{command} [-c FILE.yaml ...] [--key.of.the.config=value ...]"
+        made = cls(prog=command, parser_mode="omegaconf+", usage=usage)
+        made.add_argument("-c", "--config", action=ActionConfigFile, help="a configuration file")
+        made.add_class_arguments(owner, skip={"said"})
+        return made
+
+    def made(self, config: Any) -> dict[str, Any]:
+        """The arguments of that class, instantiated."""
+        made = vars(self.instantiate_classes(config))
+        return {k: v for k, v in made.items() if k != "config"}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise KDError(one_sentence(message)) from ex
@@ -223,13 +240,18 @@ def worth_saying(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("💡", "TPU available", "HPU available"))
 
 
+def load_plugins() -> None:
+    """Let configurations use the class names of the plug-in modules."""
+    for name in PLUGINS:
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+
+
 def run(argv: Sequence[str], commands: Sequence[str]) -> KDCLI:
     """Parse, build and run a command."""
     if argv[0] not in commands and not argv[0].startswith("-"):
         raise KDError(f"there is no command `{argv[0]}`{nearest(argv[0], commands)}")
-    for name in PLUGINS:
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name)
+    load_plugins()
     quiet()
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ COMMANDS = {
     "doctor": "is this run going to work? everything that can be known before it",
     "evaluate": "teacher, student and a baseline side by side: table, JSON, plots",
     "export": "write the student as a Hugging Face folder with a model card",
+    "elicit": "draw knowledge out of a generator, curate it, write it as a set to train on",
+    "inspect": "what is in a knowledge set: card, samples, lengths, duplicates, plots",
+    "pipeline": "stages that repeat: elicit, fit, evaluate, elicit with the new student ...",
     "checkpoint": "verify: whether checkpoints are whole (kd checkpoint verify PATH ...)",
 }
 
@@ -38,8 +42,17 @@ examples:
   kd fit -c configs/experiment/demo.yaml
   kd fit -c configs/experiment/demo.yaml -c configs/method/reverse_kl.yaml --trainer.max_steps=200
   kd doctor -c configs/experiment/qwen3_instruction.yaml --gpus=8 --memory=141GiB
+  kd elicit -c configs/elicit/demo.yaml
   kd evaluate -c configs/experiment/demo.yaml --student=runs/demo/student
 """
+
+
+APART = {
+    "elicit": "kd_lightning.elicitation:elicit",
+    "inspect": "kd_lightning.knowledge.look:look",
+    "pipeline": "kd_lightning.pipeline.run:pipeline",
+}
+"""Commands that train nothing themselves, with what runs them."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -64,7 +77,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
     guard_output()
     try:
-        run(argv, list(COMMANDS))
+        if argv[0] in APART:
+            module, function = APART[argv[0]].split(":")
+            getattr(importlib.import_module(module), function)(argv[1:])
+        else:
+            run(argv, list(COMMANDS))
     except (ValueError, MisconfigurationException) as error:
         said: BaseException | None = error  # the parser wraps what a constructor says
         while said is not None and not isinstance(said, (KDError, MisconfigurationException)):

@@ -20,6 +20,7 @@ from kd_lightning.data.budget import TokenBudget
 from kd_lightning.data.collate import Collate
 from kd_lightning.data.encoding import Encoded, Encoder
 from kd_lightning.data.facts import compare_facts, facts
+from kd_lightning.data.knowledge import Knowledge
 from kd_lightning.data.length import Lengths, Truncation
 from kd_lightning.data.loader import ResumableLoader, make_loader
 from kd_lightning.data.rows import Row
@@ -59,6 +60,7 @@ class KDDataModule(LightningDataModule, ABC):
         self,
         path: str | dict[str, str] | None = None,
         *,
+        knowledge: str | None = None,
         validation: str | None = None,
         test: str | None = None,
         validation_share: float = 0.05,
@@ -89,6 +91,9 @@ class KDDataModule(LightningDataModule, ABC):
         Args:
             path: File (jsonl, json, csv, tsv, parquet, txt), pattern with *, folder, data set saved
                 to disk, or name on the hub; or one for each split, by its name.
+            knowledge: A set that `kd elicit` wrote, in place of the training rows; validation and
+                test rows are then those of `validation` and `test`, or the skill's own, or (of
+                validation) a share of the set.
             validation: The same for validation rows; None: the path's own split, else a share held
                 back from the training rows.
             test: The same for test rows; None: the path's own split, else the validation rows.
@@ -126,6 +131,15 @@ class KDDataModule(LightningDataModule, ABC):
         """
         super().__init__()
         paths = path if isinstance(path, dict) else {"train": path}
+        self.knowledge = knowledge
+        if knowledge is not None:
+            if paths.get("train"):
+                raise KDError(
+                    "--data.knowledge gives the training rows, and --data.path others: write the "
+                    "rows to measure on to --data.validation and --data.test, and leave path out"
+                )
+            if not self._makes_rows():
+                paths = {**paths, "train": knowledge}
         if validation is not None:
             paths = {**paths, "validation": validation}
         if test is not None:
@@ -331,12 +345,23 @@ class KDDataModule(LightningDataModule, ABC):
 
     def placed(self, split: str) -> Iterator[Row]:
         """The rows of a split; those that say no place get one."""
-        for number, row in enumerate(self.rows(split)):
+        learned = self.knowledge is not None and split == "train" and self._makes_rows()
+        for number, row in enumerate(self._elicited() if learned else self.rows(split)):
             if isinstance(row, Row):
                 yield row
             else:
                 place = f"{type(self).__name__}, {split} row {number}"
                 yield self._row(row, place, f"{split}:{number}", split)
+
+    def _makes_rows(self) -> bool:
+        """Whether its rows come from elsewhere than files."""
+        return type(self).rows is not KDDataModule.rows
+
+    def _elicited(self) -> Iterator[Row]:
+        """The training rows of a knowledge set."""
+        assert self.knowledge is not None
+        for found in Knowledge(Path(self.knowledge)).read("train", self.bad):
+            yield self._row(found.values, found.place, found.id, "train")
 
     def _row(self, values: Mapping[str, Any], place: str, id: str, split: str) -> Row:
         return Row(

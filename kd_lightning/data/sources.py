@@ -135,6 +135,10 @@ def open_origin(
     if here.is_dir():
         if any((here / mark).is_file() for mark in ("dataset_dict.json", "dataset_info.json")):
             return Saved(here)
+        if (here / "card.json").is_file() or (here / "steps").is_dir():
+            from kd_lightning.data.knowledge import Knowledge  # which is an Origin itself
+
+            return Knowledge(here)
         return _folder(here)
     if "*" in path:
         files = [Path(name) for name in sorted(glob.glob(str(here)))]  # noqa: PTH207

@@ -165,6 +165,7 @@ def comparison_dict(columns: Sequence[Measured], **facts: Any) -> dict[str, Any]
     """For programs: numbers by column, without the answers."""
     return {
         **facts,
+        "grades": grade_names(columns),
         "columns": {
             c.name: {
                 "parameters": c.parameters,

@@ -135,7 +135,7 @@ class Work:
         done = len(requests) - len(waiting)
         for said in speaker.replies(new.values()) if new else ():
             by_key = {waiting[i]: reply for i, reply in said}
-            self.journal.add({k: r for k, r in by_key.items() if not r.failure})
+            self.journal.add(generator, {k: r for k, r in by_key.items() if not r.failure})
             failed.update({k: r for k, r in by_key.items() if r.failure})
             for reply in by_key.values():
                 done += 1

@@ -1,0 +1,1 @@
+"""Stages that repeat: elicit, fit, evaluate, and again with the new student."""

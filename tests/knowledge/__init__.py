@@ -1,0 +1,1 @@
+"""Sets of knowledge and the engine that makes them."""
