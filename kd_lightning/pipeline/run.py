@@ -15,6 +15,7 @@ from typing import Any
 from kd_lightning import files
 from kd_lightning.application import KDParser
 from kd_lightning.errors import KDError
+from kd_lightning.knowledge.step import digest
 from kd_lightning.pipeline.stage import Stage, fingerprint
 from kd_lightning.pipeline.summary import measured, result_of, write_summary
 
@@ -153,7 +154,7 @@ class Pipeline:
             )
         result = result_of(stage.command, folder)
         entry = {"command": arguments, "result": result, "fingerprint": mark}
-        entry["digest"] = fingerprint([mark, json.dumps(result, sort_keys=True)], folder, {})
+        entry["digest"] = digest([mark, result])
         files.write_json(folder / DONE, entry)
         return entry
 

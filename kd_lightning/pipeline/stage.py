@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import yaml
 
 from kd_lightning.errors import KDError
 from kd_lightning.files import digest_of
+from kd_lightning.knowledge.step import digest
 
 FOLDER = {
     "elicit": "output",
@@ -90,22 +90,22 @@ def fingerprint(arguments: list[str], folder: Path, inputs: Mapping[str, str]) -
     told = [a.replace(str(folder.parent.parent), "") for a in arguments]
     files: dict[str, str] = {}
     for argument in arguments:
-        _collect(Path(argument.partition("=")[2] or argument), Path(), files)
-    content = json.dumps([told, sorted(files.items()), sorted(inputs.items())])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+        _collect(argument.partition("=")[2] or argument, Path(), files)
+    return digest([told, files, dict(inputs)])
 
 
-def _collect(path: Path, beside: Path, found: dict[str, str]) -> None:
+def _collect(text: str, beside: Path, found: dict[str, str]) -> None:
     """Digests of a file and, of a configuration, of the files that it names."""
-    for place in (beside / path, path):
+    if len(text) > 255 or "\n" in text:
+        return
+    for place in (beside / text, Path(text)):
         if place.is_file():
             name = str(place)
             if name not in found:
                 found[name] = digest_of(place)
                 if place.suffix in (".yaml", ".yml"):
                     for value in _texts(yaml.safe_load(place.read_text(encoding="utf-8"))):
-                        if len(value) < 256 and "\n" not in value:
-                            _collect(Path(value), place.parent, found)
+                        _collect(value, place.parent, found)
             return
 
 
