@@ -20,11 +20,16 @@ PACKAGES = ("curate", "elicit", "teachers", "data.skills", "data.verticals")
 """Whose class names a configuration may use."""
 
 
-def elicit(argv: Sequence[str]) -> Path:
-    """Run a configuration; the folder of the set."""
+def load() -> None:
+    """Let configurations use the class names of these packages and of the plug-ins."""
     for name in PACKAGES:
         importlib.import_module(f"kd_lightning.{name}")
     load_plugins()
+
+
+def elicit(argv: Sequence[str]) -> Path:
+    """Run a configuration; the folder of the set."""
+    load()
     quiet()
     parser = KDParser.of(Elicitation, "kd elicit")
     config = parser.parse_args(list(argv))

@@ -15,9 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.distiller import Distiller
+from kd_lightning.knowledge.engine import Elicitation
+from kd_lightning.knowledge.step import Step
 from kd_lightning.losses.base import Loss
 from kd_lightning.models.spec import LoraSpec, StudentSpec
 from kd_lightning.teachers.base import Teacher
+from kd_lightning.teachers.generator import Generator
 from kd_lightning.types import Sampling
 
 FAMILIES: dict[str, type] = {
@@ -28,12 +31,17 @@ FAMILIES: dict[str, type] = {
     "trainer.callbacks": Callback,
     "trainer.logger": Logger,
     "data": KDDataModule,
+    "skill": KDDataModule,
+    "generators": Generator,
+    "steps": Step,
 }
 """Which classes a key of the configuration may name."""
 
 _KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?\s*")
-_CLASS = re.compile(r"'?class_path'?.{0,40}?'(?P<path>[\w.]+)'|\b(?P<name>[A-Z]\w+)\b either not")
+_CLASS = re.compile(r"dot import path string: (?P<short>[\w.]+)|'?class_path'?.{0,40}?'(?P<path>[\w.]+)'|\b(?P<name>[A-Z]\w+)\b either not")
 _OPTION = re.compile(r"(?:[Oo]ption '|there is no argument `)(?P<option>\w+)")  # said twice: nested
+_REQUIRED = re.compile(r"arguments are required: (?P<names>\w+(?:, \w+)*)")
+_MADE = re.compile(r"class_path[=:]\s?'(?P<path>[\w.]+)'")
 _ARGUMENT = re.compile(r"[Uu]nrecognized arguments: --(?P<argument>[\w.]+)")
 
 
@@ -44,8 +52,11 @@ def one_sentence(message: str) -> str:
     key = found["key"] if found else ""
     text = _KEY.sub("", flat)
     family = next((base for name, base in FAMILIES.items() if key.startswith(name)), None)
-    if unknown := _CLASS.search(flat):
-        name = unknown["path"] or unknown["name"]
+    needed = _REQUIRED.search(flat)
+    if key and needed and (made := _MADE.findall(flat)):
+        text = f"{made[-1].rpartition('.')[2]} needs {needed['names']}: write it to `init_args`"
+    elif unknown := _CLASS.search(flat):
+        name = unknown["path"] or unknown["name"] or unknown["short"]
         choices = [c.__name__ for c in concrete(family)] if family else []
         text = f"unknown class `{name}`{nearest(name, choices)}"
     elif option := _OPTION.search(flat):
@@ -91,4 +102,5 @@ def keys() -> list[str]:
         "model.answers": [f.name for f in fields(Sampling)],
         "data": arguments(KDDataModule),
     }
-    return [f"{group}.{name}" for group, names in groups.items() for name in names]
+    dotted = [f"{group}.{name}" for group, names in groups.items() for name in names]
+    return [*dotted, *arguments(Elicitation)]

@@ -7,7 +7,11 @@ import json
 import pytest
 import yaml
 
+from kd_lightning.application import KDParser
 from kd_lightning.cli import main
+from kd_lightning.elicitation import load
+from kd_lightning.knowledge.engine import Elicitation
+from kd_lightning.pipeline.run import Pipeline
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -24,6 +28,8 @@ KEYS = {
 }
 """Where the leaves of a folder belong."""
 LEAVES = [p for folder in KEYS for p in sorted((CONFIGS / folder).rglob("*.yaml"))]
+ELICIT = sorted((CONFIGS / "elicit").glob("*.yaml"))
+PIPELINES = sorted((CONFIGS / "pipeline").glob("*.yaml"))
 ROW = {
     "instruction": "Add 3 and 4.",
     "question": "What is 3 and 4?",
@@ -92,5 +98,28 @@ def test_experiments_take_two_steps_with_the_demo_pair(path, tmp_path, monkeypat
         args += ["--data.end=eos"] if kind == "PlainText" else []
     else:
         args += ["--data.train_rows=16", "--data.validation_rows=5"]
+        args += ["--data.knowledge=null"]
     assert main(["fit", "-c", str(path), *args]) == 0
     assert (tmp_path / "run/config.yaml").is_file()
+
+
+@pytest.mark.parametrize("path", ELICIT, ids=names(ELICIT))
+def test_elicitations_bind_every_step(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    load()
+    parser = KDParser.of(Elicitation, "kd elicit")
+    made = Elicitation(**parser.made(parser.parse_args(["-c", str(path)])))
+    made.terms_override = "a test"
+    made.check()
+    assert made.output == f"runs/elicit/{path.stem}" or path.stem in made.output
+    for step in made.steps:
+        json.dumps(step.settings())
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=names(PIPELINES))
+def test_pipelines_refer_to_what_is_there(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parser = KDParser.of(Pipeline, "kd pipeline")
+    made = Pipeline(**parser.made(parser.parse_args(["-c", str(path)])))
+    made.check()
+    assert made.output == f"runs/pipeline/{path.stem}"

@@ -38,12 +38,12 @@ class Record:
         value = self.get(name, "")
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    def changed(self, step: str, by: str = "", **values: Any) -> Record:
+    def changed(self, step: str, by: str = "", /, **values: Any) -> Record:
         """The same record with other values in some names; None takes a name away."""
         merged = {k: v for k, v in {**self.values, **values}.items() if v is not None}
         return Record(self.id, merged, (*self.lineage, origin(step, [self.id], by)))
 
-    def child(self, step: str, suffix: str, by: str = "", **values: Any) -> Record:
+    def child(self, step: str, suffix: str, by: str = "", /, **values: Any) -> Record:
         """A new record made of this one, with its values changed."""
         made = self.changed(step, by, **values)
         return Record(f"{self.id}/{suffix}", made.values, made.lineage)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.errors import KDError
@@ -61,7 +62,14 @@ def plain(value: Any) -> Any:
         return sorted(str(v) for v in value)
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    return str(value)
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "__dict__"):
+        stored = {k: plain(v) for k, v in vars(value).items() if not k.startswith("_")}
+        return {"class": type(value).__name__, **stored}
+    raise TypeError(f"{type(value).__name__} is no setting: give it a `settings()`")
 
 
 def digest(value: Any) -> str:

@@ -72,27 +72,32 @@ def write_summary(folder: Path, table: Sequence[Mapping[str, Any]]) -> str:
     files.write_json(folder / "summary.json", [dict(row) for row in table])
     cells = [_cells({name: entry["result"] for name, entry in row.items()}) for row in table]
     names = list(dict.fromkeys(name for row in cells for name in row))
-    lines = ["| round | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for number, row in enumerate(cells, 1):
-        shown = " | ".join(row.get(name, "") for name in names)
-        lines.append(f"| {number} | {shown} |")
+    rounds = [f"round {number}" for number in range(1, len(table) + 1)]
+    lines = ["| " + " | ".join(["stage", "number", *rounds]) + " |"]
+    lines.append("|---" * (2 + len(rounds)) + "|")
+    for stage, what in names:
+        shown = [row.get((stage, what), "") for row in cells]
+        lines.append("| " + " | ".join([stage, what, *shown]) + " |")
     text = "\n".join(lines) + "\n"
     files.write(folder / "summary.md", [text.encode()])
     return text
 
 
-def _cells(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _cells(results: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """(stage, what) to a number as text."""
+    found: dict[tuple[str, str], str] = {}
     for name, result in results.items():
         if "records" in result:
-            found[f"{name}: records"] = f"{result['records']:,}"
-            found[f"{name}: requests"] = f"{result['spend']['requests']:,}"
+            found[name, "records"] = f"{result['records']:,}"
+            if result["spend"]["requests"]:
+                found[name, "requests"] = f"{result['spend']['requests']:,}"
             if result["spend"]["money"]:
-                found[f"{name}: spent"] = f"{result['spend']['money']:.2f}"
+                found[name, "spent"] = f"{result['spend']['money']:.2f}"
         elif "columns" in result:
             student = result["columns"]["student"]
             for metric in result["grades"] or ["kl"]:
-                found[f"{name}: {metric}"] = metric_of(metric).show(student.get(metric))
-        elif "last" in result and "val/loss" in result["last"]:
-            found[f"{name}: val/loss"] = f"{result['last']['val/loss']:.4g}"
+                told = metric_of(metric)
+                found[name, told.label] = told.show(student.get(metric))
+        elif "val/loss" in result.get("last", {}):
+            found[name, "validation loss"] = f"{result['last']['val/loss']:.4g}"
     return found

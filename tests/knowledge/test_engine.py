@@ -161,7 +161,7 @@ def test_refusals(tmp_path):
     blind.offers = frozenset()
     with pytest.raises(KDError, match=r"step 1 \(Answers\) needs text, which Counting"):
         make(tmp_path, generator=blind).run()
-    with pytest.raises(KDError, match="no record is left.*01-answers: 10 the generator refuses"):
+    with pytest.raises(KDError, match=r"no record is left.*01-answers: 10 the generator refuses"):
         make(tmp_path, generator=Counting(refuses="question")).run()
     twice = tmp_path / "twice"
     twice.mkdir()

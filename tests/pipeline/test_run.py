@@ -94,12 +94,13 @@ def test_the_summary_has_a_line_for_each_round(tmp_path, commands):
     _, said = run(tmp_path)
     text = (tmp_path / "out/summary.md").read_text()
     assert said[-1] == text
-    assert text.splitlines()[0] == (
-        "| round | draw: records | draw: requests | train: val/loss | measure: exact_match |"
-    )
-    assert text.splitlines()[2:] == [
-        "| 1 | 10 | 7 | 2.5 | 50.0% |",
-        "| 2 | 11 | 7 | 2.5 | 70.0% |",
+    assert text.splitlines() == [
+        "| stage | number | round 1 | round 2 |",
+        "|---|---|---|---|",
+        "| draw | records | 10 | 11 |",
+        "| draw | requests | 7 | 7 |",
+        "| train | validation loss | 2.5 | 2.5 |",
+        "| measure | exact match | 50.0% | 70.0% |",
     ]
 
 

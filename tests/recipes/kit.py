@@ -15,7 +15,7 @@ from kd_lightning import losses
 from kd_lightning.application import KDParser
 from kd_lightning.data.skills.instruction_following import InstructionFollowing
 from kd_lightning.distiller import Distiller
-from kd_lightning.elicitation import PACKAGES
+from kd_lightning.elicitation import load
 from kd_lightning.knowledge.engine import Elicitation, Seeds
 from kd_lightning.knowledge.records import Record
 from kd_lightning.knowledge.sets import read_records
@@ -57,10 +57,7 @@ def recipe(
         change: anything else (other numbers for tiny tasks), made on the object.
         overrides: further options of the command line, dots written as __.
     """
-    import importlib
-
-    for package in PACKAGES:
-        importlib.import_module(f"kd_lightning.{package}")
+    load()
     parser = KDParser.of(Elicitation, "kd elicit")
     options = [f"--{key.replace('__', '.')}={value}" for key, value in overrides.items()]
     path = ROOT / "configs/elicit" / f"{name}.yaml"
