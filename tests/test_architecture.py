@@ -24,7 +24,9 @@ BELOW = {
     "kernels": {"types", "errors"},
     "models": {"types", "errors", "kernels", "security"},
     "cache": {"types", "errors", "files", "kernels", "losses", "models", "data"},
-    "teachers": {"types", "errors", "discovery", "models", "cache", "data"},
+    "teachers": {
+        "types", "errors", "discovery", "files", "models", "cache", "data", "reliability", "security",
+    },
     "losses": {"types", "errors", "discovery", "schedules", "kernels"},
     "metrics": {"types", "errors", "losses"},
     "data": {"types", "errors", "discovery", "files", "models", "metrics", "security"},
@@ -34,10 +36,14 @@ BELOW = {
     "curate": {
         "types", "errors", "discovery", "knowledge", "teachers", "data", "security", "metrics",
     },
+    "rollouts": {
+        "types", "errors", "discovery", "schedules", "models", "data", "teachers", "reliability",
+        "rewards",
+    },
     "parallel": {"types", "errors", "models", "teachers", "reliability"},
     "distiller": {
         "types", "errors", "kernels", "models", "teachers", "losses", "metrics", "reliability",
-        "parallel",
+        "parallel", "optim", "rollouts", "rewards",
     },
     "tracking": {"errors", "types", "security"},
     "loggers": {"errors", "types", "security"},

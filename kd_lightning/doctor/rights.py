@@ -7,8 +7,9 @@ from pathlib import Path
 
 from kd_lightning.doctor.findings import Finding, ok, warning
 from kd_lightning.doctor.patient import Patient, parts
-from kd_lightning.evaluation.card import licence_in, licence_of, sources_of
+from kd_lightning.evaluation.card import licence_in, sources_of
 from kd_lightning.teachers.cached import CachedTeacher
+from kd_lightning.teachers.rights import licence_of
 
 
 def licences(patient: Patient) -> Iterator[Finding]:

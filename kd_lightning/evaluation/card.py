@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from kd_lightning.data.mixture import Mixture
 from kd_lightning.evaluation.measure import Measured
 from kd_lightning.evaluation.report import comparison_markdown
+from kd_lightning.teachers.rights import licence_of
 from kd_lightning.tracking import describe_run
 from kd_lightning.types import Example
 
@@ -206,17 +207,6 @@ def _overall(stated: Sequence[str | None]) -> str:
     if None in stated or not stated:
         return "unknown"
     return str(stated[0]) if len(set(stated)) == 1 else "other"
-
-
-def licence_of(path: str) -> str | None:
-    """The licence that a model's own card states, if it lies in a folder here."""
-    from kd_lightning.models.loading import resolve
-
-    card = Path(resolve(path)) / "README.md"
-    if not card.is_file():
-        return None
-    stated = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict().get("license")
-    return str(stated) if stated else None
 
 
 def _on_hub(name: str) -> bool:

@@ -12,13 +12,13 @@ from typing import Any
 from kd_lightning import files
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.errors import KDError
-from kd_lightning.knowledge.journal import Journal
 from kd_lightning.knowledge.progress import Progress
 from kd_lightning.knowledge.records import Record, Tally
 from kd_lightning.knowledge.seeds import read_seeds
 from kd_lightning.knowledge.sets import Format, read_records, write_records, write_set
 from kd_lightning.knowledge.step import Step, Work, digest, plain
 from kd_lightning.teachers.generator import BudgetError, Generator, Usage
+from kd_lightning.teachers.journal import Journal
 from kd_lightning.teachers.rights import refuse_no_train
 from kd_lightning.tracking import describe_run
 

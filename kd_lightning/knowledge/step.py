@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.errors import KDError
-from kd_lightning.knowledge.journal import Journal
 from kd_lightning.knowledge.records import Record, Tally
 from kd_lightning.teachers.generator import Generator, Kind, Reply, Request
+from kd_lightning.teachers.journal import Journal
 
 if TYPE_CHECKING:
     from kd_lightning.data.base import KDDataModule

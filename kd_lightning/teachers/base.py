@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +54,16 @@ class Teacher(Generator):
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One answer for each prompt (token ids of its own tokenizer)."""
         raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
+
+    def follow(self, step: int) -> None:  # noqa: B027 (most teachers do not move)
+        """Told after each optimizer step, with their number: for teachers that move."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold of it: plain data and tensors; of most, nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take `state_dict` back."""
 
     def check_data(self, data: Any) -> None:
         """Refuse a data module (set up) whose rows it knows nothing of; most know any text."""

@@ -101,6 +101,8 @@ class Reply:
     """What it took."""
     by: str = ""
     """Name of the generator that answered, where a pool did."""
+    sources: tuple[str, ...] = ()
+    """The same for each of `completions`, where several generators gave them."""
     failure: str = ""
     """Why there is no answer to this request, while the generator goes on; the record falls."""
 
@@ -122,6 +124,7 @@ class Reply:
             choices=tuple(told["choices"]),
             usage=Usage(**told["usage"]),
             by=told["by"],
+            sources=tuple(told.get("sources", ())),
             failure=told["failure"],
         )
 
@@ -157,6 +160,9 @@ class Generator(ABC):
 
     def open(self) -> None:  # noqa: B027 (most have nothing to open)
         """Load or connect; a second call does nothing."""
+
+    def charged(self, requests: int, usage: Usage) -> None:  # noqa: B027 (most have no budget)
+        """Told of what was used before this process: it counts towards a budget."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Let go of what `open` took."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from kd_lightning.cache.digests import tokenizer_digest, weights_digest
 from kd_lightning.models import loading
 from kd_lightning.models.attention import Attention, Packing, choose
 from kd_lightning.models.causal import CausalLM
@@ -17,6 +19,9 @@ from kd_lightning.models.layers import compile_layers
 from kd_lightning.models.spec import DType
 from kd_lightning.teachers import quantised
 from kd_lightning.teachers.base import Teacher
+from kd_lightning.teachers.generator import Reply, Request
+from kd_lightning.teachers.rights import licence_of
+from kd_lightning.teachers.speaking import Speaker
 from kd_lightning.types import Batch, Completion, ModelOutput, Sampling, Signal
 
 if TYPE_CHECKING:
@@ -38,6 +43,12 @@ class LocalTeacher(Teacher):
         quantization_limit: float | None = 0.1,
         compile: bool = False,
         revision: str | None = None,
+        licence: str | None = None,
+        device: str = "auto",
+        rows: int = 64,
+        batch_tokens: int = 32768,
+        template: str = "auto",
+        template_arguments: dict[str, Any] | None = None,
     ) -> None:
         """Store the settings.
 
@@ -53,6 +64,13 @@ class LocalTeacher(Teacher):
                 is lost here no student gets back. None: do not compare.
             compile: Compile its layers with torch.compile.
             revision: Hub revision of `path`.
+            licence: Terms of its outputs; None: what the model card in its folder states. A word
+                with `no-train` in it: nothing may be trained on them.
+            device: Where it answers requests outside a trainer; auto: a GPU if there is one.
+            rows: Requests' answers that are made at once.
+            batch_tokens: Tokens at once while it answers requests, padding included.
+            template: Chat template of prompts: auto (its own), plain, or a jinja file.
+            template_arguments: Further arguments for the template (`enable_thinking: false`).
         """
         self.path = path
         self.name = path
@@ -63,6 +81,13 @@ class LocalTeacher(Teacher):
         self.quantization_limit = quantization_limit
         self.compile = compile
         self.revision = revision
+        self.licence = licence
+        self.device = device
+        self.rows = rows
+        self.batch_tokens = batch_tokens
+        self.template = template
+        self.template_arguments = template_arguments
+        self._identity: str | None = None
         self._model: CausalLM | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -120,6 +145,38 @@ class LocalTeacher(Teacher):
         model.requires_grad_(False)
         return CausalLM(model, self.tokenizer, own_precision=True, attention=attention).eval()
 
+    @property
+    def licence(self) -> str | None:
+        """What was stated, else what its model card states."""
+        return self._licence or licence_of(self.path)
+
+    @licence.setter
+    def licence(self, stated: str | None) -> None:
+        self._licence = stated
+
+    @property
+    def identity(self) -> str:
+        """Its weights and tokenizer, and how it computes and words; loads it at the first need."""
+        if self._identity is None:
+            self.open()
+            self._identity = (
+                f"LocalTeacher:{self.path}:{model_digest(self.model)}:"
+                f"{self.model.transformer.dtype}:{self.quantization}:"
+                f"{worded(self.template, self.template_arguments)}"
+            )
+        return self._identity
+
+    def open(self) -> None:
+        self.materialize(place(self.device))
+
+    def close(self) -> None:
+        self._model = None
+
+    def replies(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        self.open()
+        how = (self.rows, self.batch_tokens, self.template, self.template_arguments)
+        return Speaker(self.model, *how).replies(requests)
+
     def forward(self, batch: Batch, needs: frozenset[Signal]) -> ModelOutput:
         self.model.eval()  # cheap, and a caller's `.train()` must not switch dropout on
         # gathered weights must not be inference tensors: generation gathers without that mode
@@ -130,3 +187,20 @@ class LocalTeacher(Teacher):
 
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         return self.model.complete(prompts, sampling)
+
+
+def place(device: str) -> torch.device:
+    """The device that a setting names; auto: a GPU if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def model_digest(model: CausalLM) -> str:
+    """Short, of the weights and of the tokenizer."""
+    return f"{weights_digest(model)[:16]}:{tokenizer_digest(model.tokenizer)[:16]}"
+
+
+def worded(template: str, arguments: Mapping[str, Any] | None) -> str:
+    """How prompts become text, for an identity."""
+    return f"{template}{json.dumps(arguments or {}, sort_keys=True)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.heads import LinearHead
 from kd_lightning.models.modes import evaluating
 from kd_lightning.teachers.base import Teacher
+from kd_lightning.teachers.generator import Reply, Request
+from kd_lightning.teachers.speaking import Speaker
 from kd_lightning.types import Batch, Completion, ModelOutput, Sampling, Signal
 
 if TYPE_CHECKING:
@@ -49,6 +51,11 @@ class AdapterOff(Teacher):
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         return None if self._student is None else self._student.tokenizer
 
+    @property
+    def identity(self) -> str:
+        """The weights' name; the adapters do not matter."""
+        return f"AdapterOff:{self.model.transformer.name_or_path}"
+
     def attach(self, student: CausalLM) -> None:
         if not isinstance(student.model, PeftModel):
             raise KDError(
@@ -70,6 +77,9 @@ class AdapterOff(Teacher):
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         with self.without_adapters():
             return self.model.complete(prompts, sampling)
+
+    def replies(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Reply]]]:
+        return Speaker(self.model, around=self.without_adapters).replies(requests)
 
     def head(self) -> LinearHead:
         """The student's head below its adapter, where it has one."""

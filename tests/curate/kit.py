@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 
-from kd_lightning.knowledge.journal import Journal
 from kd_lightning.knowledge.records import Record
 from kd_lightning.knowledge.step import Work
 from kd_lightning.teachers.generator import Generator, Kind, Reply, TokenLogprobs
+from kd_lightning.teachers.journal import Journal
 from kd_lightning.types import Completion, Signal
 
 

@@ -1,0 +1,64 @@
+"""Nothing is trained on what may not be trained on, unless somebody states why."""
+
+from __future__ import annotations
+
+import pytest
+
+from kd_lightning.errors import KDError
+from kd_lightning.teachers import rules
+from kd_lightning.teachers.local import LocalTeacher
+from kd_lightning.teachers.rights import forbids, licence_of, refuse_no_train, strictest
+from kd_lightning.teachers.scripted import Scripted
+
+
+def speaker(licence: str | None) -> Scripted:
+    return Scripted(rules.DemoRule(), licence=licence)
+
+
+POOL = {
+    "free": speaker("apache-2.0"),
+    "closed": speaker("vendor-terms-no-train"),
+    "open": speaker(None),
+}
+
+
+@pytest.mark.parametrize("override", [None, "", "  "])
+def test_a_no_train_generator_is_refused_by_name(override):
+    with pytest.raises(KDError, match=r"closed \(vendor-terms-no-train\).*`override`"):
+        refuse_no_train(POOL, override)
+
+
+def test_a_stated_override_goes_into_the_card():
+    card = refuse_no_train(POOL, "a contract of ours allows it")
+    assert card["licences"] == {
+        "free": "apache-2.0",
+        "closed": "vendor-terms-no-train",
+        "open": "not stated",
+    }
+    assert card["override"] == {"of": ["closed"], "statement": "a contract of ours allows it"}
+
+
+def test_an_override_that_nobody_needs_is_not_recorded():
+    card = refuse_no_train({"free": POOL["free"]}, "because")
+    assert card == {"licences": {"free": "apache-2.0"}}
+
+
+def test_the_word_is_known_however_it_is_written():
+    assert all(map(forbids, ("no-train", "NO_TRAIN", "proprietary (no train)")))
+    assert not any(map(forbids, (None, "", "mit", "notrain-like-name")))
+
+
+def test_several_licences_hold_together_and_the_strictest_stands_first():
+    assert (
+        strictest(["mit", "x-no-train", "mit", "apache-2.0"]) == "x-no-train AND apache-2.0 AND mit"
+    )
+    assert strictest(["mit", None]) == "mit AND not stated"
+    assert strictest([None, None]) is None
+
+
+def test_a_teachers_own_card_states_its_licence(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0-no-train\n---\n# A model\n")
+    assert licence_of(str(tmp_path)) == "cc-by-nc-4.0-no-train"
+    with pytest.raises(KDError, match="no-train"):
+        refuse_no_train({"teacher": LocalTeacher(str(tmp_path))}, None)
+    assert LocalTeacher(str(tmp_path), licence="mit").licence == "mit"
