@@ -135,6 +135,7 @@ class Elicitation:
         if not self.steps:
             raise KDError("there is nothing to do: write at least one of `steps`")
         for number, step in enumerate(self.steps, 1):
+            step.settings()  # reads its templates and pools: what is missing is named now
             for name, kinds in step.needs().items():
                 who = f"step {number} ({type(step).__name__})"
                 if name not in self.generators:

@@ -167,4 +167,7 @@ class Work:
         for record, reason in inner.fallen:
             self.drop(record, reason)
         for key, value in inner.tally.notes.items():
-            self.note(f"{name}: {key}", value)
+            if isinstance(value, int) and not isinstance(value, bool):
+                self.count(f"{name}: {key}", value)
+            else:
+                self.note(f"{name}: {key}", value)

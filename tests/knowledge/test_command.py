@@ -26,7 +26,7 @@ def config(folder, **more):
             }
         },
         "steps": [
-            {"class_path": "Answer", "init_args": {"template": "prompt"}},
+            {"class_path": "Answer", "init_args": {}},
             {"class_path": "Matches", "init_args": {"field": "answer", "pattern": "so"}},
         ],
         **more,
