@@ -32,7 +32,9 @@ BELOW = {
     "data": {"types", "errors", "discovery", "files", "models", "metrics", "security"},
     "reliability": {"types", "errors", "files"},
     "knowledge": {"types", "errors", "files", "teachers", "data", "security", "tracking"},
-    "elicit": {"types", "errors", "discovery", "knowledge", "teachers", "data", "security"},
+    "elicit": {
+        "types", "errors", "discovery", "knowledge", "teachers", "data", "security", "cache",
+    },
     "curate": {
         "types", "errors", "discovery", "knowledge", "teachers", "data", "security", "metrics",
     },

@@ -4,6 +4,7 @@ to it is judged.
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,29 +13,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-from lightning import LightningDataModule
-
 from kd_lightning.data.bad_rows import BadRows
-from kd_lightning.data.budget import TokenBudget
-from kd_lightning.data.collate import Collate
 from kd_lightning.data.encoding import Encoded, Encoder
-from kd_lightning.data.facts import compare_facts, facts
 from kd_lightning.data.knowledge import Knowledge
 from kd_lightning.data.length import Lengths, Truncation
-from kd_lightning.data.loader import ResumableLoader, make_loader
+from kd_lightning.data.loader import ResumableLoader
 from kd_lightning.data.rows import Row
-from kd_lightning.data.sampler import GlobalSampler, InOrder, Order, Shuffled
+from kd_lightning.data.sampler import InOrder
+from kd_lightning.data.serving import Serving
 from kd_lightning.data.sources import SPLITS
 from kd_lightning.data.splits import Splits
 from kd_lightning.data.stream import StreamLoader
 from kd_lightning.data.summary import Summary, show
 from kd_lightning.errors import KDError
 from kd_lightning.security.folders import refuse_hostile
-from kd_lightning.types import Batch, Example, Message
+from kd_lightning.types import Example, Message
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase
 
 STAGES = {
@@ -46,7 +41,7 @@ STAGES = {
 """Which splits a stage of the trainer reads."""
 
 
-class KDDataModule(LightningDataModule, ABC):
+class KDDataModule(Serving, ABC):
     """Rows of a skill, rendered, encoded, counted and served in a resumable order.
 
     A subclass writes `render` and `grade`, names its columns in `fields`, and overrides `rows`
@@ -113,7 +108,8 @@ class KDDataModule(LightningDataModule, ABC):
             max_length: Most tokens of a row.
             truncation: What happens to a longer row: `error` stops and names it, `drop` leaves it
                 out, `left` cuts the oldest prompt tokens, `right` the end of the answer.
-            batch_size: Rows of one rank in one optimizer step.
+            batch_size: Rows of one rank in one optimizer step; prompts, where answers to one prompt
+                are compared.
             batch_tokens: In place of it, tokens of one rank in one optimizer step, without padding:
                 rows are taken in order up to so many times the number of ranks, and dealt out
                 evenly. A longer row makes a step of its own.
@@ -132,6 +128,7 @@ class KDDataModule(LightningDataModule, ABC):
         super().__init__()
         paths = path if isinstance(path, dict) else {"train": path}
         self.knowledge = knowledge
+        self._given: list[Mapping[str, Any]] | None = None
         if knowledge is not None:
             if paths.get("train"):
                 raise KDError(
@@ -280,6 +277,10 @@ class KDDataModule(LightningDataModule, ABC):
             return self.encoder.document(example, example.meta.get("end", "eos"))
         return self.encoder.conversation(example)
 
+    def encodings(self, example: Example) -> list[Encoded]:
+        """The rows that are learned from an example: one, or several that stay together."""
+        return [self.encode(example)]
+
     def prepare_data(self) -> None:
         """Download, once per machine."""
         self.splits.download()
@@ -303,34 +304,6 @@ class KDDataModule(LightningDataModule, ABC):
             self._rows[split] = self._encode_split(split)
         return self._rows[split]
 
-    # What a checkpoint remembers
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the training rows are, and where the run stands in them."""
-        if "train" in self._rows and not self._facts:
-            a_step = (self.batch_tokens or self.batch_size) * self._ranks()[1]
-            self._facts = facts(self._rows["train"], a_step, self.seed)
-        state = dict(self._facts)
-        if self._training is not None:
-            state["position"] = self._training.state_dict()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on there; refuse other rows, and another number of rows in a step."""
-        compare_facts(state_dict, self.state_dict(), getattr(self.trainer, "start", None))
-        self._position = state_dict.get("position")
-        if self._training is not None and self._position is not None:
-            self._training.load_state_dict(self._position)
-
-    def _at_position(self, loader: ResumableLoader) -> ResumableLoader:
-        """The loader of a run. Lightning restores only a loader that is made after it has looked
-        into the checkpoint, and makes it before where the schedule asks for the run's length.
-        """
-        self._training, position, self._position = loader, self._position, None
-        if position is not None:
-            loader.load_state_dict(position)
-        return loader
-
     # From rows to encoded rows
 
     def rendered(self, split: str) -> Iterator[Example]:
@@ -345,7 +318,8 @@ class KDDataModule(LightningDataModule, ABC):
 
     def placed(self, split: str) -> Iterator[Row]:
         """The rows of a split; those that say no place get one."""
-        learned = self.knowledge is not None and split == "train" and self._makes_rows()
+        learned = self._given is not None or (self.knowledge is not None and self._makes_rows())
+        learned = learned and split == "train"
         for number, row in enumerate(self._elicited() if learned else self.rows(split)):
             if isinstance(row, Row):
                 yield row
@@ -353,12 +327,24 @@ class KDDataModule(LightningDataModule, ABC):
                 place = f"{type(self).__name__}, {split} row {number}"
                 yield self._row(row, place, f"{split}:{number}", split)
 
+    def over(self, rows: Sequence[Mapping[str, Any]]) -> KDDataModule:
+        """The same skill with these training rows, not read yet."""
+        made = copy.copy(self)
+        made._given = list(rows)
+        made._rows, made.summary, made._facts = {}, {}, {}
+        return made
+
     def _makes_rows(self) -> bool:
         """Whether its rows come from elsewhere than files."""
         return type(self).rows is not KDDataModule.rows
 
     def _elicited(self) -> Iterator[Row]:
-        """The training rows of a knowledge set."""
+        """The training rows of a knowledge set, or those that were given."""
+        if self._given is not None:
+            for number, values in enumerate(self._given):
+                name = str(values.get("id", f"given:{number}"))
+                yield self._row(values, f"record {name}", name, "train")
+            return
         assert self.knowledge is not None
         for found in Knowledge(Path(self.knowledge)).read("train", self.bad):
             yield self._row(found.values, found.place, found.id, "train")
@@ -390,7 +376,7 @@ class KDDataModule(LightningDataModule, ABC):
 
     def _encode_split(self, split: str) -> list[Encoded]:
         lengths = self.lengths(split)
-        kept = [part for e in self.rendered(split) for part in lengths.apply(self.encode(e))]
+        kept = [part for e in self.rendered(split) for part in lengths.together(self.encodings(e))]
         if not kept:
             why = ", ".join(f"{n} {reason}" for reason, n in lengths.dropped.items())
             raise KDError(
@@ -399,72 +385,6 @@ class KDDataModule(LightningDataModule, ABC):
             )
         self.summary[split] = Summary.of(kept, lengths.truncated, lengths.dropped)
         return kept
-
-    # Loaders
-
-    def train_order(self) -> tuple[Order, int]:
-        """The order of an epoch's rows, and how many they are."""
-        rows = len(self.encoded("train"))
-        return (Shuffled(rows) if self.shuffle else InOrder(rows)), rows
-
-    def train_dataloader(self) -> ResumableLoader | StreamLoader | DataLoader[Batch]:
-        """Batches for training; their position is saved in checkpoints."""
-        if self.streaming:
-            return self._at_position(self._stream())
-        if getattr(self.trainer, "overfit_batches", 0):
-            return self._eval_loader("train")
-        order, total = self.train_order()
-        if self.batch_tokens is None:
-            sampler = self._sampler(order, total, self.batch_size)
-        else:
-            lengths = np.array([len(row) - 1 for row in self.encoded("train")])
-            rank, world = self._ranks()
-            sampler = TokenBudget(order, lengths, self.batch_tokens, rank, world, self.seed)
-        return self._at_position(ResumableLoader(self._loader("train", sampler), sampler))
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches for validation, in order."""
-        return self._eval_loader("validation")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches for the test, in order."""
-        return self._eval_loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test batches."""
-        return self._eval_loader("test")
-
-    def _eval_loader(self, split: str) -> DataLoader[Batch]:
-        total = len(self.encoded(split))
-        size = self.batch_size if split == "train" else self.eval_batch_size
-        return self._loader(split, self._sampler(InOrder(total), total, size))
-
-    def _loader(self, split: str, sampler: GlobalSampler) -> DataLoader[Batch]:
-        return make_loader(self.encoded(split), sampler, self.collate(), **self._settings())
-
-    def collate(self) -> Collate:
-        """Makes batches of encoded rows."""
-        tokenizer = self.tokenizer
-        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        pad = next(int(value) for value in candidates if value is not None)
-        return Collate(pad, {skill: i for i, skill in enumerate(self.skills)})
-
-    def _ranks(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
-
-    def _sampler(self, order: Order, total: int, batch_size: int) -> GlobalSampler:
-        rank, world = self._ranks()
-        return GlobalSampler(order, total, batch_size, rank, world, self.seed)
-
-    def _settings(self) -> dict[str, Any]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": on_gpu,
-        }
 
     def _stream(self) -> StreamLoader:
         total = self.limits["train"]

@@ -28,6 +28,8 @@ class Encoded:
     example: Example
     ids: NDArray[np.int32]  # [T]
     weights: NDArray[np.float32]  # [T]: how much predicting ids[t] counts; 0: not learned
+    group: str | None = None  # neighbours with one name are answers that stay together
+    reward: float | None = None  # how good the answer is; nan: nobody judged it; None: no question
 
     @property
     def answered(self) -> int:
@@ -46,10 +48,10 @@ class Encoded:
 
     def cut(self, start: int, stop: int, keep: int = 0) -> Encoded:
         """The part from `start` to `stop`, with the first `keep` tokens before it."""
-        return Encoded(
-            self.example,
-            np.concatenate([self.ids[:keep], self.ids[max(start, keep) : stop]]),
-            np.concatenate([self.weights[:keep], self.weights[max(start, keep) : stop]]),
+        return replace(
+            self,
+            ids=np.concatenate([self.ids[:keep], self.ids[max(start, keep) : stop]]),
+            weights=np.concatenate([self.weights[:keep], self.weights[max(start, keep) : stop]]),
         )
 
 

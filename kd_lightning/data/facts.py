@@ -22,8 +22,11 @@ MEANING = {
 def facts(rows: Sequence[Encoded], rows_per_step: int, seed: int) -> dict[str, Any]:
     """Number, digest and order of the rows."""
     digest = hashlib.blake2b(digest_size=16)
-    for row in rows:
+    for i, row in enumerate(rows):
         digest.update(row.key)
+        if row.group is not None or row.reward is not None:
+            joined = i > 0 and row.group is not None and row.group == rows[i - 1].group
+            digest.update(f"{joined} {row.reward}".encode())
     return {
         "rows": len(rows),
         "digest": digest.hexdigest(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,6 +52,15 @@ class Lengths:
             self.dropped["nothing to learn"] += 1
             return []
         return kept
+
+    def together(self, rows: Sequence[Encoded]) -> list[Encoded]:
+        """Rows that stay together: where one is left out, so are the others."""
+        parts = [self.apply(row) for row in rows]
+        if all(parts):
+            return [row for part in parts for row in part]
+        if others := sum(map(bool, parts)):
+            self.dropped["another answer to its prompt was left out"] += others
+        return []
 
     def _unanswered(self, row: Encoded) -> list[Encoded]:
         """A row that only asks: kept for generation where its split allows that, never learned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,23 +11,35 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_lightning.data.collate import Collate, Filler
 from kd_lightning.data.encoding import Encoded
+from kd_lightning.data.groups import units
 from kd_lightning.data.sampler import GlobalSampler
 from kd_lightning.errors import KDError
 from kd_lightning.types import Batch
 
 
-class Rows(Dataset[Encoded | Filler]):
-    """Encoded rows by index; a negative index is a filler made of the shortest row."""
+class Rows(Dataset[Sequence[Encoded | Filler]]):
+    """Encoded rows by the index of their unit; a negative index is a filler of the shortest row."""
 
     def __init__(self, rows: Sequence[Encoded]) -> None:
         self._rows = rows
+        self._units = units(rows)
         self._filler = Filler(min(rows, key=len))
 
-    def __getitem__(self, index: int) -> Encoded | Filler:
-        return self._rows[index] if index >= 0 else self._filler
+    def __getitem__(self, index: int) -> Sequence[Encoded | Filler]:
+        return [self._rows[i] for i in self._units[index]] if index >= 0 else [self._filler]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._units)
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """Collates the rows of several units."""
+
+    collate: Collate
+
+    def __call__(self, chosen: Sequence[Sequence[Encoded | Filler]]) -> Batch:
+        return self.collate([row for unit in chosen for row in unit])
 
 
 def make_loader(
@@ -36,7 +49,7 @@ def make_loader(
     return DataLoader(
         Rows(rows),  # type: ignore[arg-type]
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=_Flat(collate),
         # of its own: else the workers' seed is drawn from the global stream, at another moment
         # after a resume than before
         generator=torch.Generator().manual_seed(sampler.seed),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kd_lightning.data.base import KDDataModule
 from kd_lightning.data.encoding import Encoded
+from kd_lightning.data.groups import units
 from kd_lightning.data.rows import Row
 from kd_lightning.data.sampler import Order
 from kd_lightning.data.summary import Summary
@@ -91,7 +92,8 @@ class Mixture(KDDataModule):
         Args:
             parts: Name to data module and ratio, for example
                 `{math: {data: {class_path: Thinking, ...}, ratio: 2}}`.
-            epoch_rows: Training rows of an epoch; None: as many as the parts have together.
+            epoch_rows: Training rows (prompts, where answers are compared) of an epoch; None: as
+                many as the parts have together.
             tokenizer: Folder or hub name of the tokenizer of all parts; None: the student's.
             batch_size: Rows of one rank in one optimizer step.
             batch_tokens: In place of it, tokens of one rank in one optimizer step.
@@ -155,7 +157,7 @@ class Mixture(KDDataModule):
 
     def train_order(self) -> tuple[Order, int]:
         self.encoded("train")
-        sizes = [len(part.data.encoded("train")) for part in self.parts.values()]
+        sizes = [len(units(part.data.encoded("train"))) for part in self.parts.values()]
         ratios = np.array([part.ratio for part in self.parts.values()])
         total = self.epoch_rows or sum(sizes)
         ends = np.rint(np.cumsum(ratios / ratios.sum()) * total).astype(int)
@@ -173,7 +175,8 @@ class Mixture(KDDataModule):
             for row in data.encoded(split):
                 if id(row.example) not in named:
                     named[id(row.example)] = replace(row.example, skill=name)
-                rows.append(replace(row, example=named[id(row.example)]))
+                group = None if row.group is None else f"{name}/{row.group}"
+                rows.append(replace(row, example=named[id(row.example)], group=group))
             parts[name] = data.summary[split]
         dropped: Counter[str] = Counter()
         for summary in parts.values():

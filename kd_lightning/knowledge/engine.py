@@ -169,6 +169,7 @@ class Elicitation:
             self.seed,
             bound,
             journal,
+            Path(self.output),
             self.skill,
             self.allow_code,
             Progress(place.name, self.said),

@@ -90,6 +90,8 @@ class Work:
     """By the names that steps bind to."""
     journal: Journal
     """What was said in this step already."""
+    folder: Path | None = None
+    """The set's, for what does not fit into a record."""
     skill: KDDataModule | None = None
     """The skill whose rows the records are, where one was named: it renders and grades."""
     allow_code: bool = False
@@ -159,6 +161,7 @@ class Work:
             self.seed,
             self.generators,
             self.journal,
+            self.folder,
             self.skill,
             self.allow_code,
             self.progress,

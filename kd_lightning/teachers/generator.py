@@ -20,10 +20,14 @@ class Kind(StrEnum):
     GENERATE = "generate"
     SCORE = "score"
     CHOICES = "choices"
+    FORWARD = "forward"
+    """No request: the distributions themselves [white box]."""
 
     @property
     def needs(self) -> Signal:
         """What a generator must offer to answer it."""
+        if self is Kind.FORWARD:
+            return Signal.LOGITS
         return Signal.TEXT if self is Kind.GENERATE else Signal.LOGPROB
 
 
@@ -217,6 +221,7 @@ _WORDS = {
     Kind.GENERATE: "text",
     Kind.SCORE: "log-probabilities of given answers",
     Kind.CHOICES: "log-probabilities of options",
+    Kind.FORWARD: "a forward pass (logits)",
 }
 
 
