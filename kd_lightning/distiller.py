@@ -14,18 +14,22 @@ from torch import Tensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.kernels import backends
-from kd_lightning.losses.base import Loss, TokenLoss
+from kd_lightning.losses.base import Loss, stated
 from kd_lightning.metrics.agreement import STATISTICS, Statistics, by_skill
 from kd_lightning.metrics.grades import graded_answers
-from kd_lightning.metrics.running import Running
+from kd_lightning.metrics.running import Running, step_table
 from kd_lightning.models import loading
 from kd_lightning.models.causal import CausalLM, build_student
 from kd_lightning.models.spec import StudentSpec
+from kd_lightning.optim import configured
 from kd_lightning.parallel.learned import learned_only, refuse_unless_same
 from kd_lightning.parallel.place import place, same_randomness
 from kd_lightning.parallel.step import anywhere, clip, evened, summed, synchronised
 from kd_lightning.reliability.always import always
 from kd_lightning.reliability.finite import FiniteGuard, NotFinite
+from kd_lightning.rewards.base import Reward
+from kd_lightning.rollouts.base import Rollout
+from kd_lightning.rollouts.step import Answering
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.teachers.pair import check_pair
 from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress, Sampling, Signal, iterate
@@ -49,6 +53,8 @@ class Distiller(LightningModule):
         student: StudentSpec,
         loss: Loss,
         teacher: Teacher | None = None,
+        rollout: Rollout | None = None,
+        reward: Reward | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
         micro_batch_rows: int | None = None,
@@ -65,6 +71,8 @@ class Distiller(LightningModule):
             student: the model that is trained.
             loss: what a step minimises.
             teacher: who knows; None for losses that need words only.
+            rollout: whose words a step learns from; None: the data's (FromData).
+            reward: how good these words are, for losses that ask; None: nobody judges.
             optimizer: from the student's trainable parameters to an optimizer.
             scheduler: from the optimizer to a learning-rate schedule, moved once a step.
             micro_batch_rows: rows at once on the device; None: the whole batch.
@@ -83,6 +91,7 @@ class Distiller(LightningModule):
         self.spec = student
         self.loss = loss
         self.teacher = teacher
+        self.answering = Answering(rollout, reward, teacher)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.micro_batch_rows = micro_batch_rows
@@ -100,14 +109,12 @@ class Distiller(LightningModule):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's tokenizer: its own, or the teacher's for a student that has none."""
         if self._tokenizer is None:
-            if name := self.spec.tokenizer or self.spec.path:
-                self._tokenizer = loading.load_tokenizer(name, self.spec.revision)
-            elif self.teacher is not None and self.teacher.tokenizer is not None:
-                self._tokenizer = self.teacher.tokenizer
-            else:
-                raise KDError(
-                    "a new student needs a tokenizer: write model.student.tokenizer=<folder>"
-                )
+            name = self.spec.tokenizer or self.spec.path
+            own = loading.load_tokenizer(name, self.spec.revision) if name else None
+            found = own or (self.teacher and self.teacher.tokenizer)
+            if not found:
+                raise KDError("a new student has no tokenizer: write model.student.tokenizer=...")
+            self._tokenizer = found
         return self._tokenizer
 
     def configure_model(self) -> None:
@@ -116,41 +123,32 @@ class Distiller(LightningModule):
             return
         data = getattr(self.trainer, "datamodule", None)
         check_pair(self.loss, self.teacher, lambda: self.tokenizer, data)
+        self.answering.check(self.loss, data)
         device, half = self.trainer.strategy.root_device, "16" in str(self.trainer.precision)
-        on_tokens = [x for x in self.loss.modules() if isinstance(x, TokenLoss)]
-        stated = {type(x).__name__: (x.formula(), x.states_slope) for x in on_tokens}
-        backends.refuse(self.kernel, self.trainer.strategy.root_device.type, stated)
+        backends.refuse(self.kernel, device.type, stated(self.loss))
         same_randomness(self.trainer.strategy)
         self.student: CausalLM = build_student(self.spec, self.tokenizer, device=device, half=half)
         place(self.trainer.strategy, self.student, self.teacher, self.loss)
-        rank_zero_info(self.describe())
-
-    def describe(self) -> str:
-        """Who learns from whom, in one line."""
-        trained = sum(p.numel() for p in self.student.parameters() if p.requires_grad)
-        student = f"student of {self.student.parameter_count:,} parameters ({trained:,} trained)"
+        self.answering.begin(self.student, device)
         teacher = "no teacher" if self.teacher is None else f"teacher {self.teacher.name}"
-        return f"{student}, {teacher}, {type(self.loss).__name__}"
+        rank_zero_info(f"{self.student.size}, {teacher}, {type(self.loss).__name__}")
 
     def configure_optimizers(self) -> Any:
         trainable = [p for p in self.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(trainable)
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler = self.make_scheduler(optimizer)
-        if (plan := getattr(scheduler, "plan", None)) is not None:
-            plan(self.progress.total)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        make = (self.make_optimizer, self.make_scheduler)
+        return configured(trainable, *make, lambda: self.progress.total)
 
     def configure_callbacks(self) -> list[Callback]:
         return always()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = learned_only(self, checkpoint["state_dict"])
+        checkpoint["answering"] = self.answering.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "state_dict" in checkpoint:  # a sharding strategy has loaded it by now
             refuse_unless_same(self, checkpoint["state_dict"], "given")
+        self.answering.load_state_dict(checkpoint.get("answering", {}))
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -166,6 +164,7 @@ class Distiller(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         self.loss.begin_step(self.progress)
+        batch = self.answering(batch, self.student, self.trainer, self.progress)
         counts = self.over_ranks(self.loss.count(batch))
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = (self.trainer.global_step + 1) % every == 0
@@ -188,6 +187,7 @@ class Distiller(LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         self.loss.end_step(values)
+        self.answering.end_step(self.trainer.global_step)
         if statistics is not None:
             self.log_step(values, norm, statistics, optimizer.param_groups[0]["lr"])
         scheduler: Any = self.lr_schedulers()
@@ -241,11 +241,8 @@ class Distiller(LightningModule):
         """One exchange and one write for everything that a step shows."""
         sums = self.over_ranks({"sums": statistics})["sums"]
         table = by_skill(sums, self.skills, "train", bool(self.loss.needs))
-        loss = float(sum(values.values()))
-        table |= {"train/loss": loss, "train/lr": lr, "train/gradient_norm": float(norm)}
-        if len(values) > 1:
-            table |= {f"train/loss/{name}": float(value) for name, value in values.items()}
-        self.log("train/loss", loss, prog_bar=True, logger=False, batch_size=1)
+        table |= step_table(values, norm, lr) | self.answering.table(self.over_ranks)
+        self.log("train/loss", table["train/loss"], prog_bar=True, logger=False, batch_size=1)
         for logger in self.loggers:
             logger.log_metrics(table, self.trainer.global_step)
 
@@ -295,5 +292,6 @@ class Distiller(LightningModule):
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self.log_dict(table, batch_size=1, logger=not fitting)
         if fitting and not self.trainer.sanity_checking:  # Lightning would write the step before
+            self.answering.end_validation(table[f"{prefix}/loss"])
             for logger in self.loggers:
                 logger.log_metrics(table, self.trainer.global_step)

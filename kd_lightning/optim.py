@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -111,3 +114,19 @@ class WarmupConstant(_Planned):
 
     def after(self, done: float) -> float:
         return 1.0
+
+
+def configured(
+    parameters: Iterable[nn.Parameter],
+    make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    make_scheduler: Callable[[Optimizer], Any] | None,
+    steps: Callable[[], int],
+) -> Any:
+    """An optimizer with its schedule, as Lightning takes them; a schedule is told the steps."""
+    optimizer = make_optimizer(parameters)
+    if make_scheduler is None:
+        return optimizer
+    scheduler = make_scheduler(optimizer)
+    if (plan := getattr(scheduler, "plan", None)) is not None:
+        plan(steps())
+    return {"optimizer": optimizer, "lr_scheduler": scheduler}

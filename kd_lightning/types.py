@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from kd_lightning.errors import KDError
+
 IGNORE = -100
 """Target of a position that nothing is learned from."""
 
@@ -177,6 +179,13 @@ class Batch:
         examples: tuple[Example, ...] = (),  # the rows themselves, for graders
         keys: tuple[bytes, ...] = (),  # digests of the rows' tokens and masks, for caches
         lengths: tuple[int, ...] = (),  # real tokens of each row; (): counted when asked for
+        group: Tensor | None = None,  # [B] int64: answers to one prompt have one number, in a row
+        reward: Tensor | None = None,  # [B] float: how good an answer is; nan: nobody judged it
+        behaviour: Tensor | None = None,  # [B, T] log p(target) of the policy that drew the words
+        reference: Tensor | None = None,  # [B, T] or [B] (sums): log p(target) of a frozen model
+        advantages: Tensor | None = None,  # [B, T] or [B]: in place of those made from rewards
+        answers: tuple[Completion, ...] = (),  # what was drawn, beside `examples`, for graders
+        shared: tuple[int, ...] = (),  # leading tokens that a row has in common with the row above
     ) -> None:
         self.input_ids = input_ids
         self.attention_mask = attention_mask
@@ -187,6 +196,13 @@ class Batch:
         self.ids = ids
         self.examples = examples
         self.keys = keys
+        self.group = group
+        self.reward = reward
+        self.behaviour = behaviour
+        self.reference = reference
+        self.advantages = advantages
+        self.answers = answers
+        self.shared = shared
         if lengths:
             vars(self)["lengths"] = lengths
 
@@ -229,6 +245,7 @@ class Batch:
             if isinstance(value, Tensor) and value.ndim > 1
             else value[start:stop]
             for name, value in vars(self).items()
+            if value is not None
         }
         return Batch(**cut)
 
@@ -238,19 +255,33 @@ class Batch:
         """Micro-batches of at most `rows` rows, or of at most `tokens` tokens.
 
         Tokens count with the padding that makes rows alike, or, not `padded`, without it. A row
-        longer than `tokens` forms a micro-batch of its own. With neither limit: the batch.
+        longer than `tokens` forms a micro-batch of its own, and so does a group that is larger than
+        a limit: answers that are compared stay together. With neither limit: the batch.
         """
         if rows is None and tokens is None:
             return [self]
         cuts, start, longest, total = [0], 0, 0, 0
-        for i, length in enumerate(self.lengths):
-            longest, total = max(longest, length), total + length
-            full = rows is not None and i - start >= rows
-            taken = longest * (i - start + 1) if padded else total
-            if i > start and (full or (tokens is not None and taken > tokens)):
-                cuts.append(i)
-                start, longest, total = i, length, length
+        for first, last in self._units():
+            lengths = self.lengths[first:last]
+            longest, total = max(longest, *lengths), total + sum(lengths)
+            full = rows is not None and last - start > rows
+            taken = longest * (last - start) if padded else total
+            if first > start and (full or (tokens is not None and taken > tokens)):
+                cuts.append(first)
+                start, longest, total = first, max(lengths), sum(lengths)
         return [self.rows(a, b) for a, b in zip(cuts, [*cuts[1:], len(self)], strict=True)]
+
+    def _units(self) -> list[tuple[int, int]]:
+        """First row and end of what may not be cut: rows, or groups of them."""
+        if self.group is None:
+            return [(i, i + 1) for i in range(len(self))]
+        groups = self.group.tolist()
+        starts = [i for i, g in enumerate(groups) if i == 0 or g != groups[i - 1]]
+        if len({groups[i] for i in starts}) < len(starts):
+            raise KDError(
+                "the rows of a group must stand side by side in a batch: sort the rows by group"
+            )
+        return list(zip(starts, [*starts[1:], len(groups)], strict=True))
 
     def masked(self) -> Batch:
         """The first row with nothing to learn: keeps a rank in step with the others."""

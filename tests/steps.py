@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from kd_lightning.distiller import Distiller
 from kd_lightning.losses import chunks
+from kd_lightning.losses.answers import AnswerLoss
 from kd_lightning.losses.base import Loss
-from kd_lightning.losses.weighted import Term
+from kd_lightning.losses.reward_weighted import RewardWeighted
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.types import IGNORE, Batch, Source
@@ -49,6 +50,12 @@ def global_batch() -> Batch:
     return Batch(ids, mask, targets, weights, source, skill, tuple(f"row-{i}" for i in range(ROWS)))
 
 
+def judged_batch() -> Batch:
+    """The same rows as two groups of answers with rewards; a rank has whole groups."""
+    known = {"group": torch.tensor([0, 0, 1, 1]), "reward": torch.tensor([0.5, 1.0, -0.25, 2.0])}
+    return global_batch().replace(**known)
+
+
 class Steps(LightningDataModule):
     """The global batch, each rank its share, again and again."""
 
@@ -61,7 +68,9 @@ class Steps(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         share = ROWS // self.trainer.world_size
         start = share * self.trainer.global_rank
-        mine = global_batch().rows(start, start + share)
+        parts = self.trainer.lightning_module.loss.modules()
+        judged = any(isinstance(part, AnswerLoss | RewardWeighted) for part in parts)
+        mine = (judged_batch() if judged else global_batch()).rows(start, start + share)
         return DataLoader([mine] * self.steps, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -69,19 +78,12 @@ class Steps(LightningDataModule):
 
 
 def named_losses() -> dict[str, Loss]:
-    """Every loss that is made without arguments, and a weighted one with unlike denominators."""
+    """Every loss: from its defaults, or as the kit makes it."""
     import kd_lightning.losses as losses
+    from tests.losses.kit import ARGUMENTS
 
-    found: dict[str, Loss] = {}
-    for name in losses.__all__:
-        kind = getattr(losses, name)
-        if kind is not losses.Weighted:
-            found[name] = kind()
-    terms = {
-        "ce": Term(losses.CrossEntropy(), 0.3),
-        "kl": Term(losses.ForwardKL(temperature=2.0, square_temperature=True), 0.7),
-    }
-    return found | {"Weighted": losses.Weighted(terms)}
+    kinds = {name: getattr(losses, name) for name in losses.__all__}
+    return {name: ARGUMENTS.get(kind, kind)() for name, kind in kinds.items()}
 
 
 def distiller(teacher: str, loss: Loss, **more: Any) -> Distiller:

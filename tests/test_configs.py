@@ -21,6 +21,7 @@ KEYS = {
     "student": "--model.student",
     "teacher": "--model.teacher",
     "loss": "--model.loss",
+    "rollout": "--model.rollout",
     "data": "--data",
     "trainer": "--trainer",
     "logger": "--trainer.logger",

@@ -268,3 +268,9 @@ def token_sums(
 ) -> dict[str, Tensor]:
     """Every loss's weighted sum, over one projection of the hidden states."""
     return TokenSum(losses, student, teacher, batch, chunk).terms()
+
+
+def stated(loss: Loss) -> dict[str, tuple[Formula | None, bool]]:
+    """Each loss on tokens within a loss: its formula, and whether it writes its derivative."""
+    on_tokens = [part for part in loss.modules() if isinstance(part, TokenLoss)]
+    return {type(part).__name__: (part.formula(), part.states_slope) for part in on_tokens}

@@ -77,11 +77,25 @@ def over_tokens(
     chunk: int | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Sum of `function(tokens, rows of the chunk)` over chunks of the flat positions `rows [N]`.
+    """Sum of `function(tokens, rows of the chunk)` over chunks of the flat positions `rows [N]`."""
+    parts = each_chunk(function, student, teacher, batch, rows, chunk, watch)
+    return sum(parts[1:], parts[0])
+
+
+def each_chunk(
+    function: Callable[[Tokens, Tensor], Tensor],
+    student: ModelOutput,
+    teacher: ModelOutput | None,
+    batch: Batch,
+    rows: Tensor,
+    chunk: int | None = None,
+    watch: Watch | None = None,
+) -> list[Tensor]:
+    """`function(tokens, rows of the chunk)` of every chunk of the flat positions `rows [N]`.
 
     Only these positions reach a head, so no `[B, T, V]` tensor exists; a chunk's logits are
     computed again in the backward pass instead of being kept, and watched the first time. No row at
-    all: one empty chunk, whose sum is 0 and has a graph.
+    all: one empty chunk, whose result has a graph.
     """
     scope = Scope(student, teacher, batch, rows)
     hidden_s = student.hidden.flatten(0, 1)
@@ -101,7 +115,7 @@ def over_tokens(
         return function(scope.tokens(there, logits_s, logits_t), index)
 
     size = chunk or chunk_rows(scope.vocab, TILES, hidden_s.device)
-    total: Tensor | None = None
+    parts: list[Tensor] = []
     for start in range(0, max(1, len(rows)), size):
         index = rows[start : start + size]
         states = hidden_s[index]
@@ -111,9 +125,8 @@ def over_tokens(
             )
         else:
             part = one(start, index, states)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+        parts.append(part)
+    return parts
 
 
 @torch.no_grad()

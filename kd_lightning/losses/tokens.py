@@ -18,6 +18,7 @@ from kd_lightning.losses.chunks import (
     Scope,
     Watch,
     chunk_rows,
+    each_chunk,
     over_tokens,
     refuse,
 )
@@ -44,8 +45,12 @@ class TokenSum:
         batch: Batch,
         chunk: int | None = None,
         watch: Watch | None = None,
+        counted: Tensor | None = None,
     ) -> None:
-        """A teacher that none of the losses reads is projected for somebody who looks only."""
+        """A teacher that none of the losses reads is projected for somebody who looks only.
+
+        `counted`: the weights `[B, T]` of all losses, in place of what each counts by itself.
+        """
         self.losses = losses
         self.student = student
         self.reads = any(Signal.LOGITS in loss.needs for loss in losses.values())
@@ -53,7 +58,8 @@ class TokenSum:
         self.batch = batch
         self.chunk = chunk
         self.watch = watch
-        self.weights = torch.stack([loss.counted(batch).flatten() for loss in losses.values()])
+        weights = [loss.counted(batch) if counted is None else counted for loss in losses.values()]
+        self.weights = torch.stack([each.flatten() for each in weights])
         rows = self.weights.ne(0).any(0)
         if watch is not None:
             rows = rows | (batch.targets.flatten() != IGNORE)
@@ -72,6 +78,18 @@ class TokenSum:
             return dict.fromkeys(self.losses, total)
         values = linear_loss.values(job, self.states(), plain.weight, plain.bias)
         return dict(zip(self.losses, (weights * values).sum(1).unbind(), strict=True))
+
+    def values(self) -> dict[str, Tensor]:
+        """Every loss's unweighted value at every position, `[B, T]` with a graph; 0 elsewhere."""
+        job, plain = self.job()
+        if job is None or plain is None:
+            found = torch.cat(self.chunk_by_chunk(), 1)  # [K, N]
+        else:
+            found = linear_loss.values(job, self.states(), plain.weight, plain.bias)
+        shape = self.batch.targets.shape
+        empty = found.new_zeros(len(found), shape.numel())
+        whole = empty.index_copy(1, self.rows, found).view(-1, *shape)
+        return dict(zip(self.losses, whole.unbind(), strict=True))
 
     def total(
         self, factors: Mapping[str, float], counts: Mapping[str, Tensor]
@@ -102,6 +120,16 @@ class TokenSum:
 
         return over_tokens(
             sums, self.student, self.teacher, self.batch, self.rows, self.chunk, self.watch
+        )
+
+    def chunk_by_chunk(self) -> list[Tensor]:
+        """The values `[K, n]` of each chunk, by the heads' own forwards and autograd."""
+
+        def values(tokens: Tokens, index: Tensor) -> Tensor:
+            return torch.stack([x.per_row(self.shown(tokens, x)) for x in self.losses.values()])
+
+        return each_chunk(
+            values, self.student, self.teacher, self.batch, self.rows, self.chunk, self.watch
         )
 
     def shown(self, tokens: Tokens, loss: TokenLoss) -> Tokens:

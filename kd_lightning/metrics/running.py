@@ -55,3 +55,12 @@ class Running:
         if len(values) > 1:
             table |= {f"{prefix}/loss/{name}": value for name, value in values.items()}
         return table | self.grades.means(prefix)
+
+
+def step_table(values: Mapping[str, Tensor], norm: Tensor, lr: float) -> dict[str, float]:
+    """What an optimizer step is: its loss and its terms, the gradient's norm, the learning rate."""
+    loss = float(sum(values.values()))
+    table = {"train/loss": loss, "train/lr": lr, "train/gradient_norm": float(norm)}
+    if len(values) > 1:
+        table |= {f"train/loss/{name}": float(value) for name, value in values.items()}
+    return table

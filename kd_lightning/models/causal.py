@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kd_lightning.errors import KDError
-from kd_lightning.models import loading, packing, vocabulary
+from kd_lightning.models import loading, packing, shared, vocabulary
 from kd_lightning.models.attention import Attention, choose
 from kd_lightning.models.generation import generate
 from kd_lightning.models.heads import LinearHead
@@ -111,6 +111,12 @@ class CausalLM(nn.Module):
         """All parameters; tied ones once."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @property
+    def size(self) -> str:
+        """How many parameters, and how many of them are trained, in words."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return f"student of {self.parameter_count:,} parameters ({trained:,} trained)"
+
     @overload
     def forward(self, batch: Batch) -> ModelOutput: ...
     @overload
@@ -133,7 +139,18 @@ class CausalLM(nn.Module):
         """Whether the padding of a batch costs nothing."""
         return self.attention is not None and self.attention.packs
 
+    def shares(self, batch: Batch) -> bool:
+        """Whether answers to one prompt are computed behind one copy of it."""
+        config = self.transformer.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kind = config.model_type
+        return self.attention is not None and shared.worthwhile(batch, kind, self.attention, window)
+
     def _hidden(self, batch: Batch) -> ModelOutput:
+        if self.shares(batch):
+            assert self.attention is not None
+            states = shared.hidden_states(self.transformer.base_model, batch, self.attention)
+            return ModelOutput(states, self.head)
         if self.attention is not None and packing.worthwhile(batch, self.attention):
             backbone = self.transformer.base_model
             return ModelOutput(packing.hidden_states(backbone, batch, self.attention), self.head)

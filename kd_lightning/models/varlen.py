@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 Varlen = Callable[..., Tensor]
 """The signature of `torch.nn.attention.varlen.varlen_attn`."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a row that sees itself causally, and all of another stretch before it."""
+
+    seen: tuple[int, int]
+    """Begin and end of that; empty: nothing."""
+    own: tuple[int, int]
+    """Its own begin and end."""
 
 
 def torch_varlen(
@@ -81,13 +92,17 @@ def per_sequence(
     sliding_window: int | None = None,
     softcap: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    pieces: Sequence[Piece] | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention sequence by sequence, exact on every device; without borders, as `sdpa`.
 
     Shapes as in `torch_varlen`; borders on the host, so that reading them waits for no device.
+    `pieces` in place of borders: answers that look at a prompt which stands there once.
     """
     how: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "softcap": softcap}
+    if pieces is not None:
+        return _by_piece(query, key, value, pieces, **how), None
     if cu_seq_lens_q is None:
         return padded(module, query, key, value, attention_mask, **how, **more)
     groups = query.shape[1] // key.shape[1]
@@ -101,6 +116,26 @@ def per_sequence(
         mask = None if short else _causal(q.shape[2], q.device, sliding_window)
         parts.append(_one(q, k, v, mask, **how))
     return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _by_piece(
+    query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], **how: Any
+) -> Tensor:
+    """The pieces, in the order of their tokens, one after the other `[1, N, heads, width]`."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    parts = []
+    for piece in pieces:
+        (a, b), (first, last) = piece.seen, piece.own
+        q, k, v = (x[:, :, first:last] for x in (query, key, value))
+        mask = None
+        if b > a:
+            k, v = (torch.cat([x[:, :, a:b], own], 2) for x, own in ((key, k), (value, v)))
+            mask = torch.ones(last - first, k.shape[2], dtype=torch.bool, device=q.device)
+            mask = mask.tril(b - a)
+        parts.append(_one(q, k, v, mask, **how))
+    return torch.cat(parts, 2).transpose(1, 2)
 
 
 def padded(

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from kd_lightning.errors import KDError
+from kd_lightning.reliability.checkpoint_io import opened
 
 REST = "meta.pt"
 """The file with everything that is not sharded (Lightning's name for it)."""
@@ -91,5 +92,4 @@ def read_into(state: dict[str, Any], folder: Path) -> None:
 
 def read_rest(folder: Path) -> dict[str, Any]:
     """Counters, callbacks, loops: plain data."""
-    rest: dict[str, Any] = torch.load(folder / REST, map_location="cpu", weights_only=True)
-    return rest
+    return opened(folder / REST)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -21,6 +20,7 @@ from torch.optim import Optimizer
 from kd_lightning.parallel import folder as files
 from kd_lightning.parallel.learned import learned_only, refuse_unless_same
 from kd_lightning.parallel.sharding import give_back
+from kd_lightning.reliability.checkpoint_io import opened
 
 WEIGHTS = "state_dict"
 """Under which name a checkpoint holds the module's tensors."""
@@ -104,7 +104,7 @@ def read_folder(path: Path, module: nn.Module, optimizers: Sequence[Optimizer]) 
 
 def read_file(path: Path, module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
     """The same of a checkpoint in one file, of whatever strategy."""
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    checkpoint = opened(path, mmap=True)
     give_back(module)
     state = checkpoint.pop(WEIGHTS)
     refuse_unless_same(module, state, path)
@@ -116,5 +116,4 @@ def read_file(path: Path, module: nn.Module, optimizers: Sequence[Optimizer]) ->
     for optimizer, saved in zip(optimizers, checkpoint.pop("optimizer_states", ()), strict=False):
         named = by_name(saved, names(module, optimizer))
         set_optimizer_state_dict(module, optimizer, optim_state_dict=named, options=whole)
-    rest: dict[str, Any] = checkpoint
-    return rest
+    return checkpoint

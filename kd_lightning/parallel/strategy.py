@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
@@ -21,7 +22,9 @@ from kd_lightning.errors import KDError
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.loading import DTYPES
 from kd_lightning.parallel import states
+from kd_lightning.parallel.meeting import meeting
 from kd_lightning.parallel.sharding import Sharding, give_back, shard
+from kd_lightning.reliability import checkpoint_io
 from kd_lightning.reliability.commit import require_whole
 
 
@@ -75,6 +78,7 @@ class KDStrategy(ModelParallelStrategy):
         self.gradient_exchange = gradient_exchange
         self.in_one_file = not save_distributed_checkpoint
         self.mesh: DeviceMesh | None = None
+        self.meeting: Any = None  # held as long as the processes live
 
     # ---- set-up -------------------------------------------------------------------------------
 
@@ -91,7 +95,8 @@ class KDStrategy(ModelParallelStrategy):
         ):
             self._process_group_backend = "cpu:gloo,cuda:nccl"
         self._data_parallel_size = world
-        super().setup_environment()
+        with meeting(self) as self.meeting:
+            super().setup_environment()
         kind = self.root_device.type
         if self.replicas == 1:
             self.mesh = init_device_mesh(kind, (world,), mesh_dim_names=("shard",))
@@ -169,6 +174,27 @@ class KDStrategy(ModelParallelStrategy):
         if self.in_one_file and self.is_global_zero:
             return states.by_number(state, states.names(self.lightning_module, inner))
         return state
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """A folder that all processes write, or one file; a full disk is the same error on all."""
+        if self.in_one_file:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        checkpoint_io.plain(checkpoint)
+        size = checkpoint_io.bytes_of(checkpoint)
+        target = Path(self.broadcast(filepath))
+        if self.broadcast(checkpoint_io.free_bytes(target)) < 1.01 * size:
+            raise checkpoint_io.no_space(target, size)
+        try:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        except (CheckpointException, OSError, RuntimeError) as error:
+            if checkpoint_io.is_full(error) or checkpoint_io.free_bytes(target) < size:
+                raise checkpoint_io.no_space(target, size) from error
+            if isinstance(error, CheckpointException):  # no Exception: others would not catch it
+                raise RuntimeError(f"the checkpoint {target} was not written: {error}") from error
+            raise
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from kd_lightning.errors import KDError
 from kd_lightning.reliability import commit
@@ -73,9 +74,8 @@ class VerifiedIO(CheckpointIO):
             commit.publish(aside, target, int(held.get("global_step", 0)), digests)
         except (OSError, RuntimeError) as error:
             commit.remove(aside)
-            free = shutil.disk_usage(target.parent).free
-            if is_full(error) or free < size:
-                raise no_space(target, size, free) from error
+            if is_full(error) or free_bytes(target) < size:
+                raise no_space(target, size) from error
             raise
         if self.after_commit is not None:
             self.after_commit()
@@ -128,8 +128,15 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     path = commit.require_whole(path)
     if path.is_dir():
         raise KDError(f"{path} is a sharded checkpoint: go on with trainer.strategy=KDStrategy")
+    return opened(path, map_location)
+
+
+def opened(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """The tensors and plain data of a file, or one sentence; never runs code."""
     try:
-        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        content: dict[str, Any] = torch.load(
+            path, map_location=map_location, mmap=mmap, weights_only=True
+        )
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise KDError(
@@ -176,11 +183,13 @@ def plain(
 
 
 def bytes_of(value: Any) -> int:
-    """Size of the tensors in a nest of containers, each once."""
+    """Size of the tensors in a nest of containers, each once; of sharded ones all shards."""
     found: dict[int, int] = {}
 
     def walk(part: Any) -> None:
-        if isinstance(part, Tensor):
+        if isinstance(part, DTensor):
+            found[id(part)] = part.numel() * part.element_size()
+        elif isinstance(part, Tensor):
             found[part.untyped_storage().data_ptr() or id(part)] = part.untyped_storage().nbytes()
         elif isinstance(part, Mapping):
             for item in part.values():
@@ -197,20 +206,29 @@ def is_full(error: BaseException | None) -> bool:
     """Whether a disk or a quota is full; torch hides the system's error behind one of its own."""
     if error is None:
         return False
-    return getattr(error, "errno", None) in FULL or is_full(error.__context__)
+    ranks = getattr(error, "failures", {})  # of a folder that several processes write
+    told = [failure for failure, _ in ranks.values()]
+    if getattr(error, "errno", None) in FULL or any(is_full(failure) for failure in told):
+        return True
+    return is_full(error.__cause__ or error.__context__)
+
+
+def free_bytes(target: Path) -> int:
+    """On the disk where `target` is to be."""
+    return shutil.disk_usage(next(p for p in target.parents if p.exists())).free
 
 
 def require_space(target: Path, size: int) -> None:
     """Refuse to begin writing what cannot fit; what is there stays untouched."""
-    folder = next(p for p in target.parents if p.exists())
-    free = shutil.disk_usage(folder).free
-    if free < size * 1.01 + (1 << 20):
-        raise no_space(target, size, free)
+    if free_bytes(target) < size * 1.01 + (1 << 20):
+        raise no_space(target, size)
 
 
-def no_space(target: Path, size: int, free: int) -> KDError:
+def no_space(target: Path, size: int) -> KDError:
     """The error of a full disk."""
+    name = target.with_name(target.name.removeprefix(commit.UNFINISHED))
     return KDError(
-        f"no space for the checkpoint {target}: {free:,} bytes are free and {size:,} are needed. "
-        "The former checkpoints are untouched; free some space and go on with --resume=auto"
+        f"no space for the checkpoint {name}: {free_bytes(target):,} bytes are free and {size:,} "
+        "are needed. The former checkpoints are untouched; free some space and go on with "
+        "--resume=auto"
     )

@@ -151,7 +151,12 @@ class Keeper(Checkpoint):
         if self._writes:
             aside = commit.temporary(target)
         trainer.strategy.barrier("Keeper: begun")
-        trainer.save_checkpoint(aside, weights_only=False)
+        try:
+            trainer.save_checkpoint(aside, weights_only=False)
+        except Exception:
+            if self._writes:
+                commit.remove(aside)
+            raise
         if self._writes:
             commit.publish(aside, target, trainer.global_step, {})
         trainer.strategy.barrier("Keeper: committed")

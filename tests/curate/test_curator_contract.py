@@ -18,6 +18,7 @@ from tests.curate.kit import Rule, ids, work
 from tests.curate.test_verify import Sums
 
 ARGUMENTS = {
+    "Compose": {"values": {"shown": "{{ prompt }}!"}},
     "ConditionOnScore": {"tokens": ["<0>", "<1>"]},
     "ConditionOnSource": {"tokens": {"x": "<x>"}},
     "Copy": {"names": {"answer": "before"}},

@@ -75,10 +75,10 @@ def looked_at(found: Patient, *names: str) -> dict[str, Checked]:
     return {n: make(n, CHECKS[n], found) for n in names or CHECKS}
 
 
-def report(found: Patient) -> tuple[Report, str]:
+def report(found: Patient, **console: Any) -> tuple[Report, str]:
     """All of it, and what was printed."""
     out = io.StringIO()
-    made = examine(found, Console(file=out, width=100))
+    made = examine(found, Console(file=out, width=100, **console))
     return made, out.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,6 +240,13 @@ def test_a_healthy_run_has_nothing_but_an_unknown_licence(tmp_path):
     verdict = printed.strip().splitlines()[-3:]
     assert verdict[0].startswith("This run will work") and "Start it:" in verdict[2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_three_rows_are_shown_and_what_is_learned_is_green(tmp_path):
+    _, printed = report(patient(tmp_path), color_system="standard", force_terminal=True)
+    learned = re.findall(r"\x1b\[1;32m(\w+<\|end\|>)", printed)
+    assert len(learned) == 3 and set(learned) <= {f"{row['output']}<|end|>" for row in ROWS}
+    assert "green: learned" in printed and "«" not in printed
 
 
 def test_a_fault_leaves_the_other_checks_standing(tmp_path, monkeypatch):

@@ -33,6 +33,10 @@ RECORD = {
     "second": "two",
     "options": [{"label": "A", "text": "one"}, {"label": "B", "text": "two"}],
     "side": "for",
+    "candidates": ["It is 41.", "It is 42."],
+    "aspect": "truth",
+    "question": "is it so",
+    "errors": "AssertionError",
 }
 
 TASK = "<task>Name three rivers of Asia.</task>"
@@ -72,6 +76,8 @@ ANSWERS = {
     "prefer": ("A", "Both"),
     "prompt": ("42", ""),
     "rank": ("B is right. Ranking: B > A", "Ranking: B"),
+    "rate_together": ("One errs.\nText 1: 2\nText 2: N/A", "Text 2: 4\nText 1: 2"),
+    "refine_code": ("```python\nx = 1\n```", ""),
     "rate": ("truth: 2\nform: 5", "truth: two"),
     "rationale": ("6 * 7 = 42\nAnswer: 42", "42"),
     "rationalise": ("6 * 7 = 42\nAnswer: 42", "Answer: 42"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import signal
 import threading
 import time
@@ -63,6 +64,7 @@ class Trace(Callback):
         self.folder = folder
         self.job = job
         self.batch: Any = None
+        self.signalled = False
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.batch = batch
@@ -77,8 +79,14 @@ class Trace(Callback):
                 threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
-        if trainer.global_step == self.job.get("signal_at"):
-            os.kill(os.getpid(), self.job["signal"])
+        if trainer.global_step >= self.job.get("signal_at", math.inf) and not self.signalled:
+            self.signalled = True
+            if delay := self.job.get("signal_delay"):
+                threading.Timer(delay, os.kill, (os.getpid(), self.job["signal"])).start()
+            else:
+                os.kill(os.getpid(), self.job["signal"])
+        if trainer.global_step == self.job.get("limit_at"):  # of the size of a file
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.job["limit"], resource.RLIM_INFINITY))
         if trainer.global_step == self.job.get("raise_at"):
             raise RuntimeError("a fault of this rank")
         if trainer.global_step == self.job.get("memory_at"):

@@ -57,12 +57,25 @@ def environment(rank: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
+def listens() -> list[str]:
+    """Addresses on which this process waits for connections, as the system writes them."""
+    held = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    mine = {str(fd.readlink()) for fd in held}
+    found = []
+    for table in ("tcp", "tcp6"):
+        lines = Path("/proc/self/net", table).read_text().splitlines()[1:]
+        for _, address, _, state, *others in map(str.split, lines):
+            if state == "0A" and f"socket:[{others[5]}]" in mine:
+                found.append(address.split(":")[0])
+    return found
+
+
 def main(job: dict[str, Any]) -> int:
     """This rank's part of a run."""
     import torch
     from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.strategies import DDPStrategy
 
+    from kd_lightning.parallel.ddp import LocalDDP
     from kd_lightning.parallel.strategy import KDStrategy
     from kd_lightning.reliability.finite import NotFinite
     from kd_lightning.trainer import KDTrainer
@@ -71,35 +84,47 @@ def main(job: dict[str, Any]) -> int:
     torch.set_num_threads(1)
     rank, folder = int(os.environ["RANK"]), Path(job["folder"])
     torch.manual_seed(job.get("seeds", (5, 5))[rank])
-    faults = ("raise_at", "signal_at", "kill_at", "kill_in_save", "empty_at")
+    faults = ("raise_at", "signal_at", "kill_at", "kill_in_save", "empty_at", "limit_at")
     spared = () if rank == job.get("rank", rank) else faults
     mine = {name: told for name, told in job.items() if name not in spared}
 
+    kind = job.get("strategy", "ddp")
+
+    def local(value):
+        """This rank's part, without an exchange: the other one may be gone."""
+        return (value.to_local() if hasattr(value, "to_local") else value).detach()
+
     class Spoil(Callback):
-        """Makes one rank's gradient of one batch not a number."""
+        """Makes one rank's gradient (its loss, where weights are sharded) not a number, once."""
+
+        def __init__(self):
+            self.hook, self.norms = None, []
 
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            weight = next(pl_module.student.parameters())
+            self.norms.append(float(local(weight).norm()))
             if rank == job.get("spoil_rank") and batch_idx == job["spoil_at"]:
-                # before the ranks exchange it
-                weight = next(pl_module.student.parameters())
-                self.hook = weight.register_hook(lambda g: g * torch.nan)
+                if kind.startswith("fsdp"):
+                    batch.weights *= torch.nan
+                else:  # before the ranks exchange it
+                    self.hook = weight.register_hook(lambda g: g * torch.nan)
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if rank == job.get("spoil_rank") and batch_idx == job["spoil_at"]:
+            if self.hook is not None:
                 self.hook.remove()
 
     (folder / f"rank-{rank}").mkdir(exist_ok=True)
     module = distiller(job.get("variant", "kl"), job["teacher"])
     module.guard.settings = NotFinite(then=job.get("then", "raise"))
-    kind = job.get("strategy", "ddp")
-    strategy: Any = DDPStrategy(timeout=timedelta(seconds=120))
+    spoil = Spoil()
+    strategy: Any = LocalDDP(timeout=timedelta(seconds=120))
     if kind.startswith("fsdp"):
         sharded = kind == "fsdp"
         strategy = KDStrategy(save_distributed_checkpoint=sharded, timeout_seconds=120)
     trainer = KDTrainer(
         accelerator="cpu", devices=2, strategy=strategy,
         max_steps=job.get("steps", 5), log_every_n_steps=1, logger=False, limit_val_batches=0,
-        callbacks=[Spoil(), Trace(folder / f"rank-{rank}", mine), inject(mine, folder)],
+        callbacks=[spoil, Trace(folder / f"rank-{rank}", mine), inject(mine, folder)],
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         use_distributed_sampler=False,
     )  # fmt: skip
@@ -109,10 +134,11 @@ def main(job: dict[str, Any]) -> int:
     finally:
         digest, finite = hashlib.sha256(), True
         for value in module.state_dict().values():
-            finite &= bool(value.isfinite().all())
-            value = value.to_local() if hasattr(value, "to_local") else value
-            digest.update(value.detach().numpy().tobytes())
+            finite &= bool(local(value).isfinite().all())
+            digest.update(local(value).numpy().tobytes())
         told = {"step": trainer.global_step, "weights": digest.hexdigest(), "finite": finite}
+        (folder / f"listens-{rank}.json").write_text(json.dumps(listens()))
+        (folder / f"norms-{rank}.json").write_text(json.dumps(spoil.norms))
         (folder / f"end-{rank}.json").write_text(json.dumps(told))
         print(f"rank {rank} ended after {time.monotonic() - begun:.1f} s", flush=True)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -44,3 +45,14 @@ def test_r16_clock_and_locale_do_not_change_a_run(experiment, monkeypatch, tmp_p
         for name in ("run", "other")
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_r16_processes_of_one_machine_listen_on_loopback(victims, tmp_path, tiny_teacher, strategy):
+    assert victims.pair(tmp_path, teacher=tiny_teacher, strategy=strategy, steps=1) == [0, 0]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"listens-{rank}.json").read_text())
+        assert found and LOOPBACK.issuperset(found), found

@@ -84,6 +84,23 @@ def test_r3_a_limit_of_the_system(tmp_path):
     assert commit.newest(tmp_path).step == 1
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_r3_one_of_two_processes_cannot_write_its_shard(victims, tmp_path, tiny_teacher, rank):
+    """Both end, in one sentence each; the former checkpoint stays, and is gone on from."""
+    job = {"teacher": tiny_teacher, "strategy": "fsdp", "steps": 4, "every": 2}
+    folder = tmp_path / "run"
+    codes = victims.pair(folder, rank=rank, limit_at=2, limit=9_000, **job)
+    told = [(folder / f"said-{r}.txt").read_text() for r in (0, 1)]
+    assert codes == [1, 1], told
+    for text in told:
+        assert "no space for the checkpoint" in text and "step000004.ckpt: " in text
+    (left,) = commit.committed(folder / "checkpoints")
+    assert left.step == 2 and commit.problem(left.path) is None
+    assert not list((folder / "checkpoints").glob(".writing-*"))
+    assert victims.pair(folder, **job) == [0, 0]
+    assert commit.newest(folder / "checkpoints").step == 4
+
+
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
 def test_r4_a_flipped_bit_is_found_and_the_one_before_taken(tmp_path, caplog, place):
     written(tmp_path, 1, 2)

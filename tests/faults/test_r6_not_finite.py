@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from kd_lightning.reliability import commit
 from kd_lightning.reliability.finite import NotFinite, read_replay
 from kd_lightning.reliability.keeper import Keeper
 from tests import steps
-from tests.faults import ranks
 from tests.test_cli import experiment, rows, said
 
 _ = (experiment, rows)  # fixtures
@@ -130,10 +130,25 @@ def test_r6_from_the_command_line(capsys, experiment, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", ["raise", "skip"])
-def test_r6_two_processes_not_a_number_on_one(tiny_teacher, tmp_path, then):
-    codes, said = ranks.launch(tmp_path, tiny_teacher, spoil_rank=1, spoil_at=2, then=then)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("then", ["raise", "skip", "roll_back"])
+def test_r6_two_processes_not_a_number_on_one(victims, tiny_teacher, tmp_path, then, strategy):
+    """All ranks decide alike, and the bad step has not touched the weights."""
+    job = {"teacher": tiny_teacher, "strategy": strategy, "every": 2}
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    at = 2 if then == "raise" else 3
+    codes = victims.pair(bad, spoil_rank=1, spoil_at=at, then=then, **job)
+    said = "\n".join((bad / f"said-{r}.txt").read_text()[-2500:] for r in (0, 1))
     assert codes == ([1, 1] if then == "raise" else [0, 0]), said
-    ends = [json.loads((tmp_path / f"end-{r}.json").read_text()) for r in (0, 1)]
-    assert ends[0] == ends[1]  # step and weights: all ranks decided alike
-    assert ends[0]["step"] == (2 if then == "raise" else 5) and ends[0]["finite"]
+    ends = [json.loads((bad / f"end-{r}.json").read_text()) for r in (0, 1)]
+    assert [end["step"] for end in ends] == [2 if then == "raise" else 5] * 2
+    assert all(end["finite"] for end in ends)
+    assert (ends[0] == ends[1]) is (strategy == "ddp")  # each rank its shard
+    assert len(list((bad / "not_finite").glob("step-*-rank-?.pt"))) == 2
+    if then == "raise":  # the weights of a run that was stopped after the last good step
+        assert victims.pair(good, signal=int(signal.SIGTERM), signal_at=1, **job) == [143, 143]
+        assert ends == [json.loads((good / f"end-{r}.json").read_text()) for r in (0, 1)]
+        return
+    for rank in (0, 1):
+        norms = json.loads((bad / f"norms-{rank}.json").read_text())
+        assert norms[4] == norms[3 if then == "skip" else 2] and len(set(norms)) == len(norms) - 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
+import time
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from kd_lightning.reliability import commit
 from kd_lightning.reliability.memory import is_out_of_memory
 from tests.faults import ranks
 from tests.faults.parts import trace
+from tests.faults.test_r1_two_processes import assert_same, finish, said
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
 
@@ -102,9 +105,34 @@ def test_r7_a_signal_to_one_rank_stops_both(tmp_path, tiny_teacher, number, rank
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_r7_twenty_signals_of_two_processes(victims, tmp_path, tiny_teacher, strategy):
+    """To rank 0, to rank 1, to both, anywhere in a step: one run, stopped 20 times."""
+    draw = random.Random(strategy)
+    job = {"teacher": tiny_teacher, "strategy": strategy, "steps": 160, "every": 50}
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    longest = 0.0
+    for number, step in enumerate(sorted(draw.sample(range(110), 20))):
+        told = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)[number // 3 % 3]
+        to = {"rank": number % 3} if number % 3 < 2 else {}
+        moment = {"signal_at": step, "signal_delay": draw.uniform(0.001, 0.06)}
+        begun = time.monotonic()
+        codes = victims.pair(cut, signal=int(told), **to, **moment, **job)
+        longest = max(longest, time.monotonic() - begun)
+        assert codes == [CODES[told]] * 2, (number, codes, said(cut))
+        newest = commit.newest(cut / "checkpoints").step
+        assert newest == max(trace(cut / "rank-0")) == max(trace(cut / "rank-1")) > step
+    assert longest < 30  # set-up, steps and stop together
+    finish(victims, cut, **job)
+    finish(victims, whole, **job)
+    assert_same(cut, whole, steps=160)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_r8_an_exception_on_one_rank_ends_both(tmp_path, tiny_teacher, rank):
-    codes, said = ranks.launch(tmp_path, tiny_teacher, raise_at=2, rank=rank)
+def test_r8_an_exception_on_one_rank_ends_both(tmp_path, tiny_teacher, rank, strategy):
+    codes, said = ranks.launch(tmp_path, tiny_teacher, raise_at=2, rank=rank, strategy=strategy)
     assert all(code not in (0, -99) for code in codes), said
     assert "a fault of this rank" in (tmp_path / f"said-{rank}.txt").read_text()
     for r in (0, 1):

@@ -8,11 +8,22 @@ import torch
 from torch import nn
 
 import kd_lightning.losses
+from kd_lightning.losses.advantages import GRPO
+from kd_lightning.losses.answers import AnswerLoss
 from kd_lightning.losses.base import Divergence, Loss, TokenLoss
+from kd_lightning.losses.comparators import Logistic
 from kd_lightning.losses.kl import ForwardKL
+from kd_lightning.losses.on_skill import OnSkill
+from kd_lightning.losses.on_source import OnSource
+from kd_lightning.losses.penalties import FullKL
+from kd_lightning.losses.policy import PolicyGradient
+from kd_lightning.losses.ranking import Ranking
+from kd_lightning.losses.reward_weighted import RewardWeighted
+from kd_lightning.losses.scores import LogRatio
 from kd_lightning.losses.sft import CrossEntropy
+from kd_lightning.losses.surrogates import ClippedRatio
 from kd_lightning.losses.weighted import Term, Weighted
-from kd_lightning.types import IGNORE, Batch, ModelOutput, Source
+from kd_lightning.types import IGNORE, Batch, Example, ModelOutput, Source
 
 assert kd_lightning.losses.__all__, "discovery found no loss"
 
@@ -22,7 +33,31 @@ def hard_and_soft() -> Weighted:
     return Weighted({"ce": Term(CrossEntropy(), 0.3), "kl": Term(ForwardKL(2.0, True), 0.7)})
 
 
-ARGUMENTS = {Weighted: hard_and_soft}
+def dpo_and_likelihood() -> Ranking:
+    return Ranking(LogRatio(), Logistic(), beta=0.5, sft_weight=0.5)
+
+
+def grpo_and_all() -> PolicyGradient:
+    return PolicyGradient(
+        GRPO(), ClippedRatio(), "sequence", reward_kl=0.1, kl=FullKL(), entropy_weight=0.01
+    )
+
+
+def own_words() -> OnSource:
+    return OnSource(ForwardKL(), ["gold", "student"])
+
+
+def one_skill() -> OnSkill:
+    return OnSkill(ForwardKL(), "label")
+
+
+ARGUMENTS = {
+    Weighted: hard_and_soft,
+    Ranking: dpo_and_likelihood,
+    PolicyGradient: grpo_and_all,
+    OnSource: own_words,
+    OnSkill: one_skill,
+}
 """How to build a loss that has no defaults."""
 
 
@@ -101,6 +136,7 @@ def one_row(count, vocab, weights=None, seed=0):
         weights=torch.ones(1, count) if weights is None else weights[None],
         source=torch.zeros(1, dtype=torch.long),
         skill=torch.zeros(1, dtype=torch.long),
+        reward=torch.tensor([0.5]),
     )
 
 
@@ -120,7 +156,23 @@ def four_rows(vocab=11, seed=0):
         weights=weights.masked_fill(ignored, 0.0),
         source=torch.tensor([Source.GOLD, Source.STUDENT, Source.TEACHER, Source.STUDENT]),
         skill=torch.zeros(4, dtype=torch.long),
+        examples=tuple(
+            Example(str(i), (), skill=name) for i, name in enumerate(("label", "rationale") * 2)
+        ),
     )
+
+
+def four_answers(vocab=11, seed=0):
+    """The same rows as answers to two prompts, with what is known of them."""
+    return four_rows(vocab, seed).replace(
+        group=torch.tensor([0, 0, 1, 1]), reward=torch.tensor([1.0, 0.25, -0.5, 0.5])
+    )
+
+
+def rows_for(cls: type):
+    """A batch with what a loss asks for."""
+    judged = issubclass(cls, (AnswerLoss, RewardWeighted))
+    return four_answers() if judged else four_rows()
 
 
 def total(loss, student, teacher, batch):

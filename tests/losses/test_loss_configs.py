@@ -8,9 +8,11 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from kd_lightning.losses.base import Loss
+from kd_lightning.losses.scores import ScalarHead
+from kd_lightning.losses.value_head import ValueHead
 from kd_lightning.losses.weighted import Weighted
 from kd_lightning.schedules import Cosine
-from tests.losses.kit import LOSSES, Toy, four_rows, total
+from tests.losses.kit import LOSSES, Toy, four_answers, total
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "loss").glob("*.yaml"))
 
@@ -34,10 +36,12 @@ def parse(*arguments):
 def test_every_file_makes_a_loss_that_learns(path):
     _, _, loss = parse(f"--loss={path}")
     assert type(loss).__name__ == yaml.safe_load(path.read_text())["class_path"]
-    student, teacher = Toy(0), Toy(1).requires_grad_(False)
-    batch = four_rows()
+    width = next((m.width for m in loss.modules() if isinstance(m, (ScalarHead, ValueHead))), 5)
+    student, teacher = Toy(0, width), Toy(1).requires_grad_(False)
+    batch = four_answers()
     total(loss, student(batch), teacher(batch), batch).backward()
-    assert student.head.layer.weight.grad.abs().sum() > 0
+    learned = [student.head.layer.weight, *loss.parameters()]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learned)
 
 
 def test_every_loss_has_a_file():

@@ -7,7 +7,7 @@ from kd_lightning.losses.kl import ForwardKL
 from kd_lightning.losses.sft import CrossEntropy
 from kd_lightning.losses.weighted import Term, Weighted
 from kd_lightning.types import Source
-from tests.losses.kit import LOSSES, Toy, build, four_rows, total
+from tests.losses.kit import LOSSES, Toy, build, four_rows, rows_for, total
 
 every = pytest.mark.parametrize("cls", LOSSES, ids=lambda c: c.__name__)
 
@@ -34,7 +34,7 @@ def step(loss, batch, dtype=torch.float64, **split):
 @pytest.mark.parametrize("split", [{"rows": 1}, {"rows": 2}, {"rows": 3}, {"tokens": 8}], ids=str)
 def test_how_a_batch_is_split_changes_nothing(cls, split):
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
-        loss, batch = build(cls), four_rows()
+        loss, batch = build(cls), rows_for(cls)
         want, want_slopes = step(loss, batch, dtype)
         got, slopes = step(loss, batch, dtype, **split)
         for name in want:
@@ -67,7 +67,7 @@ def test_terms_that_count_different_tokens_keep_their_own_denominator():
 @every
 def test_two_halves_make_the_whole(cls):
     student, teacher = models()
-    loss, batch = build(cls), four_rows()
+    loss, batch = build(cls), rows_for(cls)
     whole = loss(student(batch), teacher(batch), batch).terms
     parts = [loss(student(p), teacher(p), p).terms for p in batch.split(rows=2)]
     counts = [loss.count(p) for p in batch.split(rows=2)]
@@ -79,7 +79,7 @@ def test_two_halves_make_the_whole(cls):
 @every
 def test_positions_that_do_not_count_do_not_matter(cls):
     student, teacher = models()
-    loss, batch = build(cls), four_rows()
+    loss, batch = build(cls), rows_for(cls)
     want = total(loss, student(batch), teacher(batch), batch)
     ignored = batch.weights == 0
     assert ignored.any()
@@ -95,7 +95,7 @@ def test_positions_that_do_not_count_do_not_matter(cls):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_nothing_to_learn_is_exactly_zero_with_a_graph(cls, dtype):
     student, teacher = models(dtype)
-    loss, batch = build(cls), four_rows().masked()
+    loss, batch = build(cls), rows_for(cls).masked()
     assert all(count == 0 for count in loss.count(batch).values())
     got = total(loss, student(batch), teacher(batch), batch)
     assert got == 0
@@ -115,7 +115,7 @@ def test_a_mean_would_be_not_a_number_there():
 
 @every
 def test_counts_need_no_model_and_carry_no_gradient(cls):
-    counts = build(cls).count(four_rows())
+    counts = build(cls).count(rows_for(cls))
     assert counts
     for count in counts.values():
         assert count.shape == ()
@@ -125,7 +125,7 @@ def test_counts_need_no_model_and_carry_no_gradient(cls):
 @every
 def test_learning_reduces_it(cls):
     student, teacher = models()
-    loss, batch = build(cls), four_rows()
+    loss, batch = build(cls), rows_for(cls)
     optimizer = torch.optim.SGD(student.parameters(), lr=2e-3)
     before = total(loss, student(batch), teacher(batch), batch)
     for _ in range(20):
@@ -137,5 +137,5 @@ def test_learning_reduces_it(cls):
 
 @every
 def test_the_named_term_is_a_word(cls):
-    names = list(build(cls).count(four_rows()))
+    names = list(build(cls).count(rows_for(cls)))
     assert all(name and " " not in name and name not in ("loss", "divergence") for name in names)

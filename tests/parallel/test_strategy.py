@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +65,15 @@ def test_validation_never_gathers_inference_tensors(models, tmp_path, alone):
     fit = runs.run(str(models / "teacher"), tmp_path, "kl", "fsdp", steps=1)["trainer"]
     loops = (fit.validate_loop, fit.test_loop, fit.predict_loop, fit.fit_loop.epoch_loop.val_loop)
     assert not any(loop.inference_mode for loop in loops)
+
+
+def test_no_space_is_seen_before_shards_are_written(models, tmp_path, alone, monkeypatch):
+    told = runs.run(str(models / "teacher"), tmp_path, "kl", "fsdp", steps=1)["trainer"]
+    usage = SimpleNamespace(total=10**9, used=10**9, free=5000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(KDError, match=r"no space .*x\.ckpt: 5,000 bytes are free and "):
+        told.save_checkpoint(tmp_path / "x.ckpt")
+    assert not (tmp_path / "x.ckpt").exists()
 
 
 SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("fsdp_kept", "fsdp_last")]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from kd_lightning.cli import main
 from kd_lightning.data.templates import Template
@@ -139,14 +140,39 @@ def test_configurations(name, mark, tmp_path, capsys):
     assert not mark.exists() and not (tmp_path / "run").exists()
 
 
-# ------------------------------------------------------------------ checkpoints
-@pytest.mark.parametrize("suffix", ["ckpt", "pt", "bin"])
-def test_checkpoints(suffix, mark, tmp_path):
+# ------------------------------------------------------------------ five checkpoints
+def evil_folder(path, part, mark):
+    """A sharded checkpoint of which one file runs code."""
+    layer = torch.nn.Linear(1, 1)
+    dcp.save({"state_dict": layer.state_dict()}, checkpoint_id=path, no_dist=True)
+    torch.save(
+        {"global_step": 1, "evil": Marks(mark)} if part == "meta.pt" else {}, path / "meta.pt"
+    )
+    if part == ".metadata":
+        (path / part).write_bytes(pickle.dumps(Marks(mark)))
+
+
+CHECKPOINTS = {
+    "evil.ckpt": "evil.ckpt holds more than tensors",
+    "evil.pt": "evil.pt holds more than tensors",
+    "evil.bin": "evil.bin holds more than tensors",
+    "meta.pt": "meta.pt holds more than tensors",
+    ".metadata": "index asks for .*write_text",
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_checkpoints(name, mark, tmp_path):
     from kd_lightning.trainer import load_weights
 
-    path = tmp_path / f"evil.{suffix}"
-    torch.save({"state_dict": {"w": Marks(mark)}}, path)
-    with pytest.raises((KDError, pickle.UnpicklingError)):
+    path = tmp_path / name
+    if name.startswith("evil"):
+        torch.save({"state_dict": {"w": Marks(mark)}}, path)
+    else:
+        path = tmp_path / "step000001.ckpt"
+        evil_folder(path, name, mark)
+    with pytest.raises(KDError, match=CHECKPOINTS[name]):
         load_weights(torch.nn.Linear(1, 1), path)
     assert not mark.exists()
 

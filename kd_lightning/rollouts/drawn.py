@@ -1,0 +1,87 @@
+"""What rollouts share that draw answers token by token."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kd_lightning.errors import KDError
+from kd_lightning.models.causal import CausalLM
+from kd_lightning.models.drawing import Draw, Drawn
+from kd_lightning.rollouts.answers import Answer, Asked
+from kd_lightning.rollouts.base import Moment, Rollout
+from kd_lightning.rollouts.chance import number
+from kd_lightning.rollouts.engines import Engine, Generate, room
+from kd_lightning.types import Completion, Sampling, Source
+
+FREE = Sampling(temperature=1.0)
+"""The policy itself: temperature 1, all tokens."""
+
+
+class DrawnAnswers(Rollout, ABC):
+    """`n` answers to each prompt, drawn by seeds of their own."""
+
+    source = Source.STUDENT
+    """Whose words they are."""
+
+    def __init__(
+        self,
+        n: int = 1,
+        sampling: Sampling = FREE,
+        mask_truncated: bool = False,
+        document_prompt: int = 16,
+        engine: Engine | None = None,
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            n: Answers to each prompt; a group of them is compared by losses that do so.
+            sampling: How they are drawn. Its temperature is not the loss's; `seed` adds to the
+                run's.
+            mask_truncated: Learn nothing from answers that were cut at the length limit.
+            document_prompt: Tokens of a document (text without roles) that are given; the rest is
+                drawn.
+            engine: What draws; null: Generate.
+        """
+        if n < 1:
+            raise KDError(f"n must be at least 1, not {n}")
+        if sampling.stop:
+            raise KDError("a rollout's answers end at end tokens: leave sampling.stop out")
+        if document_prompt < 0:
+            raise KDError(f"document_prompt must be at least 0, not {document_prompt}")
+        self.n = n
+        self.sampling = sampling
+        self.mask_truncated = mask_truncated
+        self.document_prompt = document_prompt
+        self.engine = engine
+        self._engine = engine or Generate()
+
+    @abstractmethod
+    def draw(self, draws: Sequence[Draw], moment: Moment) -> list[Drawn]:
+        """One answer for each; a collective call."""
+
+    def answers(self, rows: Sequence[Asked], moment: Moment) -> list[list[Answer]]:
+        draws = [draw for row in rows for draw in self._draws(row, moment)]
+        drawn = iter(zip(draws, self.draw(draws, moment), strict=True))
+        return [[self._answer(row, *next(drawn), moment) for _ in range(self.n)] for row in rows]
+
+    def _draws(self, row: Asked, moment: Moment) -> list[Draw]:
+        prompt = row.cut(self.document_prompt)
+        seed = number(moment.seed, self.sampling.seed, moment.step, row.name)
+        how = replace(self.sampling, seed=seed)
+        most = room(moment.student, prompt, how.max_new_tokens)
+        return [Draw(prompt, how, most, i) for i in range(self.n)]
+
+    def _answer(self, row: Asked, draw: Draw, drawn: Drawn, moment: Moment) -> Answer:
+        completion = spoken(moment.student, drawn)
+        counted = drawn.ended or not self.mask_truncated
+        behaviour = drawn.logprobs if self.knows_behaviour else ()
+        return row.answer(draw.prompt, completion, self.source, behaviour, counted)
+
+
+def spoken(model: CausalLM, drawn: Drawn) -> Completion:
+    """What was drawn, with its text."""
+    text = model.tokenizer.decode(list(drawn.tokens), skip_special_tokens=True)
+    assert isinstance(text, str)
+    return Completion(text.strip(), drawn.tokens, drawn.ended, drawn.logprobs)
