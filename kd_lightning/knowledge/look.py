@@ -24,6 +24,10 @@ SHINGLE = 5
 """Words of a piece of text that two records may share."""
 
 
+LABELS = 8
+"""A field with at most so many different texts is a label, whose length says nothing."""
+
+
 def look(argv: Sequence[str]) -> dict[str, Any]:
     """Show a set's card, samples, lengths and duplicates; write plots beside it."""
     parser = argparse.ArgumentParser(prog="kd inspect", description=__doc__)
@@ -123,7 +127,7 @@ def _show_samples(
 def write_plots(
     folder: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
-    """`steps.png`: records after each step; `lengths.png`: words of each text field."""
+    """`steps.png`: records after each step; `lengths.png`: characters of each text field."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_steps_plot(folder, card), _lengths_plot(folder, rows)]
 
@@ -144,16 +148,24 @@ def _steps_plot(folder: Path, card: Mapping[str, Any]) -> Path:
 
 
 def _lengths_plot(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    names = sorted({n for row in rows for n, v in row.items() if isinstance(v, str)} - {"id"})
-    figure = Figure(figsize=(8, 1 + 1.6 * max(1, len(names))), layout="constrained")
-    grid = figure.subplots(max(1, len(names)), 1, squeeze=False)[:, 0]
-    for axes, name in zip(grid, names, strict=False):
-        words = [len(row[name].split()) for row in rows if isinstance(row.get(name), str)]
-        axes.hist(words, bins=min(40, max(words, default=1) + 1), color="#0072B2")
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, str) and name != "id":
+                texts.setdefault(name, []).append(value)
+    shown = [name for name in sorted(texts) if len(set(texts[name])) > LABELS] or sorted(texts)[:1]
+    count = max(1, len(shown))
+    figure = Figure(figsize=(8, 1 + 1.6 * count), layout="constrained")
+    grid = figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0]
+    longest = max((len(t) for name in shown for t in texts[name]), default=1)
+    width = max(1, -(-longest // 60))
+    edges = np.arange(0, longest + width + 1, width) - 0.5
+    for axes, name in zip(grid, shown, strict=False):
+        axes.hist([len(text) for text in texts[name]], bins=list(edges), color="#0072B2")
         axes.set(ylabel=name)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set(title="Length of each text field")
-    grid[-1].set(xlabel="words")
+    grid[-1].set(xlabel="characters")
     return _saved(figure, folder / "lengths.png")
 
 
