@@ -33,7 +33,7 @@ format: setup
 	$(BIN)/ruff format .
 
 BENCH := .venv-bench
-BENCHMARKS := loss memory accuracy step packing cache overhead server
+BENCHMARKS := loss memory accuracy step packing cache overhead server cross_checks
 
 bench-peers: $(BENCH)/.ready ## an environment with the peers that benchmarks are held against
 

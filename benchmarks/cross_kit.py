@@ -143,5 +143,5 @@ def line(
 
 def named(report: Report, what: str, mine: float, other: float, why: str) -> None:
     """A row of a difference that is meant."""
-    report.row(what=what, ours=mine, trl=other, value=apart(mine, other), gradient=float("nan"))
+    report.row(what=what, ours=mine, trl=other, value=apart(mine, other))
     report.notes.append(f"{what}: {why}")

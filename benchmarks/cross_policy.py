@@ -150,7 +150,7 @@ def policy(report: Report, tokenizer: Any, folder: str) -> None:
         line(report, "RLOO", mine, theirs(trainer, model, {**inputs, "old_logps": summed}))
         found = made[0][:, :1].squeeze(1)
         report.row(what="RLOO advantages", ours=float(found[0]), trl=float(given[0]),
-                   value=apart(found, given), gradient=float("nan"))  # fmt: skip
+                   value=apart(found, given))  # fmt: skip
         report.at_most("RLOO advantages", apart(found, given), EQUAL)
 
     for scale in ("group", "none"):
@@ -199,7 +199,7 @@ def advantages(report: Report, name: str, advantage: Advantage, inputs: Mapping[
     found = advantage(Rewards(tokens, where, batch.group))[:, 0]
     given = inputs["advantages"][[int(i) for i in batch.ids]]
     report.row(what=f"{name} advantages", ours=float(found[0]), trl=float(given[0]),
-               value=apart(found, given), gradient=float("nan"))  # fmt: skip
+               value=apart(found, given))  # fmt: skip
     report.at_most(f"{name} advantages", apart(found, given), EQUAL)
 
 

@@ -55,7 +55,7 @@ BELOW = {
     },
     "doctor": {
         "types", "errors", "kernels", "models", "teachers", "losses", "data", "cache", "parallel",
-        "reliability", "distiller", "evaluation", "tracking", "trainer",
+        "reliability", "distiller", "evaluation", "tracking", "trainer", "rollouts",
     },
 }  # fmt: skip
 """What each part may import; parts that are not named stand at the top and may import all."""

@@ -22,7 +22,8 @@ class Compose(Step):
     """Write fields by Jinja templates over a record's values, in Jinja's sandbox.
 
     All are rendered over the record as it comes in. A list of templates makes a list of texts:
-    with `Flatten` behind it, one record becomes several.
+    with `Flatten` behind it, one record becomes several. A record without a value that is named
+    falls.
     """
 
     def __init__(self, values: dict[str, str | list[str]]) -> None:
@@ -45,7 +46,13 @@ class Compose(Step):
             name: _compiled(told) if isinstance(told, str) else [_compiled(one) for one in told]
             for name, told in self.values.items()
         }
-        return [self._one(record, made, work) for record in records]
+        given = []
+        for record in records:
+            try:
+                given.append(self._one(record, made, work))
+            except jinja2.UndefinedError as error:
+                work.drop(record, f"cannot be composed: {error.message}")
+        return given
 
     def _one(self, record: Record, made: dict[str, Any], work: Work) -> Record:
         text = partial(_rendered, record=record)
@@ -70,9 +77,8 @@ def _rendered(text: jinja2.Template, record: Record) -> str:
     try:
         with time_limit(SECONDS):
             return text.render(dict(record.values))
-    except jinja2.UndefinedError as error:
-        has = ", ".join(sorted(record.values)) or "no values"
-        raise KDError(f"Compose: {error.message}; record {record.id} has {has}") from None
+    except jinja2.UndefinedError:
+        raise
     except TooSlowError:
         raise KDError(f"Compose works longer than {SECONDS:g} seconds on {record.id}") from None
     except (jinja2.TemplateError, ArithmeticError, TypeError, KeyError, ValueError) as error:

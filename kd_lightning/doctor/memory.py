@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kd_lightning.doctor.counting import Meter, Paper
+from kd_lightning.doctor.drawn import at_its_most, cache_bytes
 from kd_lightning.doctor.machine import Machine
 from kd_lightning.doctor.paper import loss_as_on, size, student_config, student_on_paper
 from kd_lightning.doctor.taught import Taught, taught_by
@@ -51,7 +52,10 @@ ORDER = (
     ROLLOUTS,
     REST,
 )
-"""In which order they are shown. There are no rollouts yet, so their cache is empty."""
+"""In which order they are shown; of the moment that needs the most."""
+
+OF_THE_STEP = (GRADIENTS, ACTIVATIONS, LOSS, TEACHER_ACTIVATIONS, BUCKETS)
+"""What is not there yet while a student writes."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ def estimate(
     weights = parts[WEIGHTS] + parts[TEACHER]
     state = size(student.parameters()) * (1 + wide) + parts[OPTIMIZER]
     spread(parts, machine, student, own, trained)
+    drawn = cache_bytes(distiller, student, shape.rows * shape.pieces, shape.columns)
+    at_its_most(parts, drawn, ROLLOUTS, OF_THE_STEP)
     if machine.device == "cuda":
         parts[REST] += CONTEXT
     return Estimate(
@@ -282,6 +288,8 @@ def full_batch(shape: Shape, vocab: int, counted: int) -> Batch:
         weights=(targets != IGNORE).float().view(table),
         source=each,
         skill=each.clone(),
+        group=torch.arange(shape.rows) // 2,
+        reward=torch.arange(shape.rows).float(),
     )
 
 

@@ -168,6 +168,13 @@ class CausalLM(nn.Module):
                 self.transformer, self.tokenizer, prompts, sampling, placement=self.placement
             )
 
+    def at_hand(self, then: Callable[[], R]) -> R:
+        """`then`, its weights gathered where they are sharded: there a collective call."""
+        if self.placement is None:
+            return then()
+        with self.placement.gathered():
+            return then()
+
     def verify(self) -> None:
         """Refuse a family whose logits are not head(last hidden state)."""
         ids = torch.arange(1, 5, device=self.device)[None] % self.head.vocab

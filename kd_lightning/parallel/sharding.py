@@ -80,6 +80,7 @@ def shard(model: CausalLM, how: Sharding, mesh: DeviceMesh, compute: torch.dtype
         fully_shard(group, reshard_after_forward=reshard, **settings)
     fully_shard(model, **settings)
     register_fsdp_forward_method(model, "complete")
+    register_fsdp_forward_method(model, "at_hand")
     whole = how.generate == "gathered"
     around = partial(gathered, groups)
     device = torch.device(mesh.device_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -59,14 +59,12 @@ class Generate(Engine):
     def draw(
         self, model: CausalLM, draws: Sequence[Draw], before: Before | None = None
     ) -> list[Drawn]:
-        place = model.placement
-        in_step = place is not None and place.in_step
+        return model.at_hand(lambda: self._draw(model, draws, before))
+
+    def _draw(self, model: CausalLM, draws: Sequence[Draw], before: Before | None) -> list[Drawn]:
+        in_step = model.placement is not None and model.placement.in_step
         found: dict[int, Drawn] = {}
-        with ExitStack() as around:
-            around.enter_context(torch.no_grad())
-            around.enter_context(evaluating(model))
-            if place is not None:
-                around.enter_context(place.gathered())
+        with torch.no_grad(), evaluating(model):
             batches = list(self.batches(draws))
             if in_step:
                 batches += [[]] * (most(len(batches), model.device) - len(batches))

@@ -76,7 +76,7 @@ ANSWERS = {
     "prefer": ("A", "Both"),
     "prompt": ("42", ""),
     "rank": ("B is right. Ranking: B > A", "Ranking: B"),
-    "rate_together": ("One errs.\nText 1: 2\nText 2: N/A", "Text 2: 4\nText 1: 2"),
+    "rate_together": ("One errs.\nText 1: 2\nText 2: 4", "Text 2: 4\nText 1: 2"),
     "refine_code": ("```python\nx = 1\n```", ""),
     "rate": ("truth: 2\nform: 5", "truth: two"),
     "rationale": ("6 * 7 = 42\nAnswer: 42", "42"),

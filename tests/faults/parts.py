@@ -22,8 +22,13 @@ from kd_lightning.models.spec import StudentSpec
 from kd_lightning.optim import WarmupCosine
 from kd_lightning.reliability import checkpoint_io, commit
 from kd_lightning.reliability.keeper import Keeper
+from kd_lightning.rollouts.adaptive import OnValidation
+from kd_lightning.rollouts.from_student import FromStudent
+from kd_lightning.rollouts.mixed import Mixed
+from kd_lightning.rollouts.replay import Replay
 from kd_lightning.teachers.local import LocalTeacher
-from kd_lightning.types import IGNORE
+from kd_lightning.teachers.moving import MovingAverage
+from kd_lightning.types import IGNORE, Sampling
 from tests.data import kit
 from tests.tiny import config
 
@@ -34,18 +39,26 @@ DROPOUT = {
 
 
 def distiller(variant: str, teacher: str) -> Distiller:
-    """sft, kl, taid, dropout or accumulate."""
+    """sft, kl, taid, dropout, accumulate or on_policy."""
     loss = {"sft": losses.CrossEntropy, "dropout": losses.CrossEntropy, "taid": losses.TAID}
     fields = DROPOUT if variant == "dropout" else config(layers=1)
     return Distiller(
         StudentSpec(config=fields, tokenizer=teacher),
         loss.get(variant, losses.ForwardKL)(),
-        LocalTeacher(teacher),
+        MovingAverage(0.5) if variant == "on_policy" else LocalTeacher(teacher),
+        rollout=on_policy() if variant == "on_policy" else None,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         scheduler=lambda optimizer: WarmupCosine(optimizer, warmup=0.2),
         micro_batch_rows=2 if variant == "accumulate" else None,
         gradient_clip_norm=1.0,
     )
+
+
+def on_policy() -> Mixed:
+    """Everything that a rollout can remember: a coin by validation, a buffer."""
+    drawn = FromStudent(sampling=Sampling(max_new_tokens=6, temperature=1.0))
+    fraction = OnValidation(start=0.4, by=0.3, margin=-10.0)  # rises at every validation
+    return Mixed(fraction, Replay(drawn, capacity=4, reuse=0.5))
 
 
 def data(folder: Path, rows: int = 21, workers: int = 0, batch: int = 3) -> kit.Echo:

@@ -42,7 +42,7 @@ def test_the_contrast_of_both_texts_and_its_reverse():
     def value(given, own):
         mine = one_source(batch, *given), one_source(batch, *own)
         parts = [
-            each(student(part), teacher(part), part).terms["skew"] / each.count(part)["skew"]
+            each(student(part), teacher(part), part).terms[each.name] / each.count(part)[each.name]
             for each, part in zip((SkewForwardKL(0.1), SkewReverseKL(0.1)), mine, strict=True)
         ]
         return sum(parts)

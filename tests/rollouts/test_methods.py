@@ -30,7 +30,7 @@ def fit(tmp_path, *args: str) -> list[dict[str, str]]:
             "--trainer.num_sanity_val_steps=0", "--trainer.val_check_interval=null",
             "--trainer.log_every_n_steps=1", f"--trainer.default_root_dir={tmp_path / 'run'}",
             "--data.batch_size=3", "--data.num_workers=0", "--data.train_rows=12",
-            "--data.validation_rows=3",
+            "--data.validation_rows=5",
         ]
     )  # fmt: skip
     assert found == 0
@@ -67,4 +67,4 @@ def test_group_answers_are_judged_by_the_skills_grader(tmp_path):
     for row in rows:
         assert 0 <= float(row["train/reward"]) <= 1
         assert float(row["train/reward/dropped_groups"]) == 0
-        assert float(row["train/rollout/shared_tokens"]) > 0.2
+        assert float(row["train/rollout/shared_tokens"]) > 0.1
