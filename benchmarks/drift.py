@@ -43,9 +43,9 @@ from tests.tiny import config, tokenizer
 
 LENGTH = 16
 """Digits of a track."""
-ROWS = 32
+ROWS = 64
 RESET = "_"
-SURE = 0.98
+SURE = 0.99
 """Probability that the teacher gives to what is right."""
 DRAWN = Sampling(max_new_tokens=LENGTH, temperature=1.0)
 
@@ -162,7 +162,7 @@ ARMS = {
 }
 
 
-def run(arm: Arm, seed: int, steps: int = 300) -> dict[str, float]:
+def run(arm: Arm, seed: int, steps: int = 120) -> dict[str, float]:
     """P(reset) after a forced error, and KL(teacher || student) there."""
     with tempfile.TemporaryDirectory() as folder:
         known = tokenizer()
@@ -175,7 +175,7 @@ def run(arm: Arm, seed: int, steps: int = 300) -> dict[str, float]:
             teacher,
             rollout=arm.rollout,
             optimizer=partial(torch.optim.AdamW, lr=3e-3),  # type: ignore[arg-type]
-            scheduler=WarmupCosine,
+            scheduler=partial(WarmupCosine, warmup=0.05),
             gradient_clip_norm=1.0,
         )
         trainer = Trainer(
@@ -212,7 +212,7 @@ def after_an_error(module: Distiller, teacher: Counting) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
     parser.add_argument("--output", type=Path)
     told = parser.parse_args()

@@ -93,14 +93,17 @@ class Example:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The turns before the last assistant turn: what a model is asked."""
-        last = max((i for i, m in enumerate(self.messages) if m.role == "assistant"), default=None)
-        return self.messages if last is None else self.messages[:last]
+        """What a model is asked: the turns before the answer."""
+        return self.messages[:-1] if self._answered else self.messages
 
     @property
     def answer(self) -> str:
-        """The last assistant turn: the gold answer ('' where there is none)."""
-        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+        """The last turn where it is the assistant's: the gold answer ('' where there is none)."""
+        return self.messages[-1].content if self._answered else ""
+
+    @property
+    def _answered(self) -> bool:
+        return bool(self.messages) and self.messages[-1].role == "assistant"
 
     @property
     def accepted(self) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ BELOW = {
     "curate": {
         "types", "errors", "discovery", "knowledge", "teachers", "data", "security", "metrics",
     },
+    "rewards": {
+        "types", "errors", "discovery", "data", "teachers", "elicit", "models", "losses", "security",
+    },
     "rollouts": {
         "types", "errors", "discovery", "schedules", "models", "data", "teachers", "reliability",
         "rewards",

@@ -22,6 +22,8 @@ KEYS = {
     "teacher": "--model.teacher",
     "loss": "--model.loss",
     "rollout": "--model.rollout",
+    "reward": "--model.reward",
+    "rollout": "--model.rollout",
     "data": "--data",
     "trainer": "--trainer",
     "logger": "--trainer.logger",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def cache_bytes(distiller: Distiller, student: CausalLM, rows: int, columns: int) -> int:
     """Keys and values of the answers that are drawn at once; 0 where the student writes none.
 
-    .. math:: 2 \\cdot layers \\cdot heads_{kv} \\cdot width_{head} \\cdot bytes \\cdot rows (P + new)
+    2 x layers x key-value heads x width of a head x bytes x rows x (prompt + new tokens).
 
     Args:
         distiller: The run.

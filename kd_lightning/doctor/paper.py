@@ -15,7 +15,7 @@ from kd_lightning.errors import KDError
 from kd_lightning.kernels import backends, eager, projection
 from kd_lightning.losses import chunks
 from kd_lightning.models import loading, vocabulary
-from kd_lightning.models.causal import CausalLM, _with_adapters
+from kd_lightning.models.causal import CausalLM, with_adapters
 from kd_lightning.models.recompute import recompute
 from kd_lightning.models.shrink import keep_layers
 
@@ -74,7 +74,7 @@ def student_on_paper(
     if spec.gradient_checkpointing:
         recompute(model, selective=spec.gradient_checkpointing == "selective")
     if spec.lora is not None:
-        model = _with_adapters(model, spec.lora, bool(spec.gradient_checkpointing))
+        model = with_adapters(model, spec.lora, bool(spec.gradient_checkpointing))
     return _wrapped(model, config, paper, own_precision=False).train()
 
 

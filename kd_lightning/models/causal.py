@@ -261,14 +261,15 @@ def build_student(
     if spec.gradient_checkpointing:
         recompute(model, selective=spec.gradient_checkpointing == "selective")
     if spec.lora is not None:
-        model = _with_adapters(model, spec.lora, bool(spec.gradient_checkpointing))
+        model = with_adapters(model, spec.lora, bool(spec.gradient_checkpointing))
     student = CausalLM(model, tokenizer, attention=attention)
     if spec.compile:
         compile_layers(student.transformer)
     return student.train()
 
 
-def _with_adapters(model: PreTrainedModel, lora: LoraSpec, inputs_need_grad: bool) -> Any:
+def with_adapters(model: PreTrainedModel, lora: LoraSpec, inputs_need_grad: bool) -> Any:
+    """The model with new adapters, its own weights frozen."""
     from peft import LoraConfig, get_peft_model
 
     if inputs_need_grad:

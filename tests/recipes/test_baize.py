@@ -100,10 +100,10 @@ def half_wrong(rows):
 
 def claims(folder, seed):
     """Held-out accuracy before, after the best of four, and after any one of the four."""
-    told = words(1000, 10 + seed, 3, 4)
-    start = learn(folder / "start", half_wrong(told[:700]), seed, 300)
+    told = words(1500, 10 + seed, 3, 4)
+    start = learn(folder / "start", half_wrong(told[:1200]), seed, 600)
     student = Student.live(start.model)
-    seeds = [{"prompt": row["prompt"]} for row in told[700:]]
+    seeds = [{"prompt": row["prompt"]} for row in told[1200:]]
     picked = recipe(
         "baize_feedback", folder, {"student": student, "teacher": Says(ranks)}, seeds
     )
@@ -113,8 +113,8 @@ def claims(folder, seed):
         if len(r["candidates"]) == 4
     ]
     held = [(row["prompt"], row["reference"]) for row in words(200, 50 + seed, 3, 4)]
-    best = learn(folder / "best", picked, seed, 150, start=start, rate=2e-3)
-    any_one = learn(folder / "any", rng_draw, seed, 150, start=start, rate=2e-3)
+    best = learn(folder / "best", picked, seed, 200, start=start, rate=2e-3)
+    any_one = learn(folder / "any", rng_draw, seed, 200, start=start, rate=2e-3)
     return start.score(held), best.score(held), any_one.score(held)
 
 

@@ -37,7 +37,8 @@ class Evolver(Rule):
         found = re.findall(rf"{SUM}(?:\?!)?", prompt)
         if "Verdict: equal" in prompt:
             return f"Verdict: {'equal' if same(found[0]) == same(found[1]) else 'gain'}"
-        return how(found[0]) if not prompt.endswith("?!") else rng.choice([SORRY, "?! ... and the"])
+        told = found[0].removesuffix("?!")
+        return how(told) if not prompt.endswith("?!") else rng.choice([SORRY, "?! ... and the"])
 
     def evolved(self, prompt: str, deeper: bool, rng: random.Random) -> str:
         more = f"{prompt}+{rng.randrange(10)}"
