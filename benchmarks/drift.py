@@ -148,6 +148,7 @@ class Arm:
 
 
 def own() -> FromStudent:
+    """The student goes on from a track's first digit."""
     return FromStudent(sampling=DRAWN, document_prompt=1)
 
 
@@ -174,7 +175,7 @@ def run(arm: Arm, seed: int, steps: int = 120) -> dict[str, float]:
             arm.loss(),
             teacher,
             rollout=arm.rollout,
-            optimizer=partial(torch.optim.AdamW, lr=3e-3),  # type: ignore[arg-type]
+            optimizer=partial(torch.optim.AdamW, lr=3e-3),
             scheduler=partial(WarmupCosine, warmup=0.05),
             gradient_clip_norm=1.0,
         )
@@ -210,6 +211,7 @@ def after_an_error(module: Distiller, teacher: Counting) -> dict[str, float]:
 
 
 def main() -> None:
+    """All arms, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120)

@@ -38,7 +38,10 @@ FAMILIES: dict[str, type] = {
 """Which classes a key of the configuration may name."""
 
 _KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?\s*")
-_CLASS = re.compile(r"dot import path string: (?P<short>[\w.]+)|'?class_path'?.{0,40}?'(?P<path>[\w.]+)'|\b(?P<name>[A-Z]\w+)\b either not")
+_CLASS = re.compile(
+    r"dot import path string: (?P<short>[\w.]+)|'?class_path'?.{0,40}?'(?P<path>[\w.]+)'"
+    r"|\b(?P<name>[A-Z]\w+)\b either not"
+)
 _OPTION = re.compile(r"(?:[Oo]ption '|there is no argument `)(?P<option>\w+)")  # said twice: nested
 _REQUIRED = re.compile(r"arguments are required: (?P<names>\w+(?:, \w+)*)")
 _MADE = re.compile(r"class_path[=:]\s?'(?P<path>[\w.]+)'")

@@ -55,14 +55,14 @@ class Teacher(Generator):
         """One answer for each prompt (token ids of its own tokenizer)."""
         raise KDError(f"{type(self).__name__} cannot generate: choose a teacher that can")
 
-    def follow(self, step: int) -> None:  # noqa: B027 (most teachers do not move)
+    def follow(self, step: int) -> None:
         """Told after each optimizer step, with their number: for teachers that move."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold of it: plain data and tensors; of most, nothing."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take `state_dict` back."""
 
     def check_data(self, data: Any) -> None:

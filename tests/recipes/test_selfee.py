@@ -1,0 +1,120 @@
+"""SelFee: chains end where nothing is left to revise; a student that learned them revises itself."""
+
+import json
+import random
+import re
+
+import pytest
+
+from kd_lightning.teachers.scripted import spoken
+from tests.recipes.kit import learn, recipe
+from tests.recipes.speakers import Says, share
+from tests.recipes.tasks import chain, sums
+
+SHORT = (
+    "{% for step in chain %}{% if not loop.first %} r {% endif %}{{ step.answer }}"
+    " f {{ step.critique }} {{ 'ok' if step.verdict == 'keep' else 'no' }}{% endfor %}"
+)
+"""The chain of the recipe in as few signs as may be."""
+
+
+def parts(question):
+    """The partial sums, which are the reasons of every feedback; the last is the result."""
+    return chain(question).partition(" so ")[0]
+
+
+def right(question):
+    return parts(question)[-1]
+
+
+def first(question):
+    """The first answer: on 40 of 100 one too many."""
+    return str((int(right(question)) + (share("first", question) < 0.4)) % 10)
+
+
+def teacher(prompt, rng):
+    text = spoken(prompt)
+    if "Task:" not in text:
+        return "no end" if text == "0+0" else first(text)
+    question = re.search(r"Task:\n(.+)", text)[1]
+    answer = re.search(r"Answer(?: so far)?:\n(.+)", text)[1]
+    if "Examine this answer" in text:
+        good = answer == right(question)
+        return f"{parts(question)}\nVerdict: {'keep' if good else 'revise'}"
+    return "no end" if question == "0+0" else right(question)
+
+
+def chains(folder, rows, short=False):
+    def shorter(run):
+        run.steps[3].values = {"answer": SHORT}
+
+    return recipe("selfee", folder, {"teacher": Says(teacher)}, rows, shorter if short else None)
+
+
+def test_chains_stop_where_the_answer_stands(tmp_path):
+    rows = sums(60, 0, 3)
+    made = chains(tmp_path, [*rows, {"prompt": "0+0"}])
+    assert [record["prompt"] for record in made] == [row["prompt"] for row in rows]
+    lengths = {True: set(), False: set()}
+    for record in made:
+        question = record["prompt"]
+        lengths[first(question) == right(question)].add(len(record["chain"]))
+        assert record["chain"][-1]["answer"] == right(question)
+        assert [step["verdict"] for step in record["chain"]][-1] == "keep"
+    assert lengths == {True: {1}, False: {2}}
+    fallen = (tmp_path / "set/steps/03-matches/dropped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in fallen] == ["still to be revised"]
+    assert len(json.loads(fallen[0])["chain"]) == 4  # three revisions and a look at the last
+
+
+def test_what_is_learned_is_the_whole_chain(tmp_path):
+    made = {record["prompt"]: record for record in chains(tmp_path, sums(60, 0, 3))}
+    question = next(q for q in made if first(q) != right(q))
+    assert made[question]["answer"].strip() == (
+        f"{first(question)}\n\nFeedback:\n{parts(question)}\nRevision is needed.\n\n"
+        f"Revision:\n{right(question)}\n\nFeedback:\n{parts(question)}\nRevision is not needed."
+    )
+
+
+def shuffled(records, seed):
+    """The same chains with the feedback of other questions."""
+    rng = random.Random(seed)
+    told = [step["critique"] for record in records for step in record["chain"]]
+    rng.shuffle(told)
+    left = iter(told)
+    return [
+        {
+            "prompt": record["prompt"],
+            "answer": re.sub(r"f .*? (ok|no)", lambda m: f"f {next(left)} {m[1]}", record["answer"]),
+        }
+        for record in records
+    ]
+
+
+def measured(learner, held):
+    """Share right at first, at the end, and of those right at first the share right at the end."""
+    said = learner.answers([question for question, _ in held], 60)
+    begin = [text[:1] == want for text, (_, want) in zip(said, held, strict=True)]
+    last = [re.split(r" r ", text)[-1][:1] == want for text, (_, want) in zip(said, held, strict=True)]
+    kept = [b for a, b in zip(begin, last, strict=True) if a]
+    return sum(begin) / len(held), sum(last) / len(held), sum(kept) / max(1, len(kept))
+
+
+@pytest.mark.slow
+def test_a_student_gains_by_revising_itself_and_not_with_others_feedback(tmp_path):
+    """At least 10 points more than its first answer, and 90 of 100 right ones stay."""
+    found = []
+    for seed in range(3):
+        made = chains(tmp_path / f"{seed}", sums(800, seed, 3), short=True)
+        known = {record["prompt"] for record in made}
+        held = [
+            (row["prompt"], row["reference"]) for row in sums(180, 99, 3) if row["prompt"] not in known
+        ]
+        of = []
+        for name, rows in (("own", made), ("others", shuffled(made, seed))):
+            learner = learn(tmp_path / f"{name}{seed}", rows, seed, 800, width=64)
+            of.append(measured(learner, held))
+        print(of)
+        found.append(of)
+    assert all(end >= begin + 0.1 and kept >= 0.9 for (begin, end, kept), _ in found)
+    assert min(own[1] for own, _ in found) > max(others[1] for _, others in found) + 0.1
