@@ -115,13 +115,13 @@ def test_without_the_eliminations_the_control_keeps_what_failed(tmp_path):
 def arms(folder, seed) -> tuple[float, float]:
     """Students of tasks that were evolved, and evolved in breadth alone: as many rows, updates."""
     pairs = [(r["prompt"], r["reference"]) for r in tasks.sums(150, 99, terms=4)]
-    deep = made(folder / "deep", seed, 300)
-    flat = made(folder / "flat", seed, 300, {"evolve_breadth": 1.0})
+    deep = made(folder / "deep", seed, 150)
+    flat = made(folder / "flat", seed, 150, {"evolve_breadth": 1.0})
     count = min(len(deep), len(flat))
     scores = []
     for name, rows in (("one", deep), ("other", flat)):
         some = random.Random(seed).sample(rows, count)
-        scores.append(learn(folder / name, some, seed, 800, width=64).score(pairs, tasks.last))
+        scores.append(learn(folder / name, some, seed, 500, width=64).score(pairs, tasks.last))
     return scores[0], scores[1]
 
 

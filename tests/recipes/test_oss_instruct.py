@@ -151,7 +151,7 @@ def arms(folder, seed) -> tuple[float, float, float]:
     alone = [{"prompt": "code", "answer": r["snippet"]} for r in records]
     scores = []
     for name, rows in (("one", records), ("mixed", mixed), ("alone", alone)):
-        student = learn(folder / name, rows, seed, 500, width=64)
+        student = learn(folder / name, rows, seed, 400, width=64)
         said = student.answers([problem(told) for told in held(80)])
         scores.append(sum(map(passes, said, held(80))) / 80)
     return scores[0], scores[1], scores[2]

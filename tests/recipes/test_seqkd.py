@@ -51,7 +51,7 @@ def arms(folder, seed) -> tuple[float, float]:
     pairs = [(r["prompt"], r["reference"]) for r in tasks.sums(150, 99)]
     records = made(folder, seed, 1200)
     control = shuffled(records, seed)
-    told = {"seed": seed, "steps": 700, "width": 64}
+    told = {"seed": seed, "steps": 600, "width": 64}
     one, other = learn(folder / "one", records, **told), learn(folder / "other", control, **told)
     return one.score(pairs, tasks.last), other.score(pairs, tasks.last)
 
