@@ -91,7 +91,7 @@ class Counting(Teacher):
         wrong = strange | ((before >= 0) & (here >= 0) & (here != (before + 1) % 10))
         after = ids.roll(1, 1) == self._reset
         after[:, 0] = False
-        wrong |= after & (here != 0)  # a new track begins at 0
+        wrong |= after & (here > 0)  # a new track begins at 0
         follows = self._digits[((here + 1) % 10).clamp_min(0)]
         follows = torch.where(ids == self._reset, self._digits[0], follows)
         said = torch.where(wrong, self._reset, follows)
@@ -159,12 +159,12 @@ ARMS = {
     "on-policy forward KL": Arm(ForwardKL, own()),
     "on-policy reverse KL": Arm(ReverseKL, own()),
     "GKD 0.5 JSD": Arm(JensenShannon, Mixed(0.5, own())),
-    "on-policy reverse KL, shuffled teacher": Arm(ReverseKL, own(), shuffled=True),
+    "on-policy forward KL, shuffled teacher": Arm(ForwardKL, own(), shuffled=True),
 }
 
 
 def run(arm: Arm, seed: int, steps: int = 120) -> dict[str, float]:
-    """P(reset) after a forced error, and KL(teacher || student) there."""
+    """P(reset) after a forced error, KL(teacher || student) there, P(right) before it."""
     with tempfile.TemporaryDirectory() as folder:
         known = tokenizer()
         known.save_pretrained(folder)
@@ -207,7 +207,16 @@ def after_an_error(module: Distiller, teacher: Counting) -> dict[str, float]:
     reset = student[:, teacher._reset].exp().mean()
     known = told.exp() > 1e-6
     kl = torch.where(known, told.exp() * (told - student), 0.0).sum(-1).mean()
-    return {"reset": float(reset), "kl": float(kl)}
+    before = student_right(module, batch, teacher, last - 2)
+    return {"reset": float(reset), "kl": float(kl), "right": before}
+
+
+def student_right(module: Distiller, batch: Batch, teacher: Counting, at: Tensor) -> float:
+    """P(next digit) on the clean track before the error: saying `_` everywhere is no recovery."""
+    where = (torch.arange(len(batch)), at)
+    right = teacher.forward(batch, frozenset()).logits[where].argmax(-1)
+    student = module.student(batch).logits[where].softmax(-1)
+    return float(student.gather(-1, right[:, None]).mean())
 
 
 def main() -> None:
@@ -222,7 +231,9 @@ def main() -> None:
     found = {}
     for name in told.arms:
         found[name] = [run(ARMS[name], seed, told.steps) for seed in range(told.seeds)]
-        numbers = [f"{r['reset']:.3f} (KL {r['kl']:.2f})" for r in found[name]]
+        numbers = [
+            f"{r['reset']:.3f} (KL {r['kl']:.2f}, right {r['right']:.2f})" for r in found[name]
+        ]
         print(f"{name}: {'  '.join(numbers)}", flush=True)
     if told.output is not None:
         told.output.write_text(json.dumps(found, indent=1))

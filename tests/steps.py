@@ -23,7 +23,7 @@ from kd_lightning.losses.base import Loss
 from kd_lightning.losses.reward_weighted import RewardWeighted
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.teachers.local import LocalTeacher
-from kd_lightning.types import IGNORE, Batch, Source
+from kd_lightning.types import IGNORE, Batch, Example, Source
 from tests.tiny import config
 
 ROWS = 4
@@ -47,7 +47,10 @@ def global_batch() -> Batch:
     weights[0, 3] = 2.5
     source = torch.tensor([Source.GOLD, Source.GOLD, Source.STUDENT, Source.TEACHER])
     skill = torch.zeros(ROWS, dtype=torch.long)
-    return Batch(ids, mask, targets, weights, source, skill, tuple(f"row-{i}" for i in range(ROWS)))
+    names = tuple(f"row-{i}" for i in range(ROWS))
+    skills = ("label", "label", "rationale", "label")
+    rows = tuple(Example(n, (), skill=s, plain=True) for n, s in zip(names, skills, strict=True))
+    return Batch(ids, mask, targets, weights, source, skill, names, rows)
 
 
 def judged_batch() -> Batch:

@@ -25,7 +25,8 @@ BELOW = {
     "models": {"types", "errors", "kernels", "security"},
     "cache": {"types", "errors", "files", "kernels", "losses", "models", "data"},
     "teachers": {
-        "types", "errors", "discovery", "files", "models", "cache", "data", "reliability", "security",
+        "types", "errors", "discovery", "files", "models", "cache", "data", "reliability",
+        "security",
     },
     "losses": {"types", "errors", "discovery", "schedules", "kernels"},
     "metrics": {"types", "errors", "losses"},
@@ -39,7 +40,8 @@ BELOW = {
         "types", "errors", "discovery", "knowledge", "teachers", "data", "security", "metrics",
     },
     "rewards": {
-        "types", "errors", "discovery", "data", "teachers", "elicit", "models", "losses", "security",
+        "types", "errors", "discovery", "data", "teachers", "elicit", "models", "losses",
+        "security",
     },
     "rollouts": {
         "types", "errors", "discovery", "schedules", "models", "data", "teachers", "reliability",

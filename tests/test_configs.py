@@ -23,7 +23,6 @@ KEYS = {
     "loss": "--model.loss",
     "rollout": "--model.rollout",
     "reward": "--model.reward",
-    "rollout": "--model.rollout",
     "data": "--data",
     "trainer": "--trainer",
     "logger": "--trainer.logger",

@@ -109,9 +109,9 @@ def per_sequence(
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     lengths = cu_seq_lens_q.diff().tolist()
-    pieces = zip(*(torch.split(x, lengths, 2) for x in (query, key, value)), strict=True)
+    split = zip(*(torch.split(x, lengths, 2) for x in (query, key, value)), strict=True)
     parts = []
-    for q, k, v in pieces:
+    for q, k, v in split:
         short = sliding_window is None or sliding_window >= q.shape[2]
         mask = None if short else _causal(q.shape[2], q.device, sliding_window)
         parts.append(_one(q, k, v, mask, **how))

@@ -24,7 +24,9 @@ def poor(prompt: str) -> str:
 
 def corpus(prompts: list[str], bad: float = 0.6) -> list[dict[str, str]]:
     """Prompts with answers, of which a share is poor."""
-    return [{"prompt": p, "answer": poor(p) if share("poor", p) < bad else ideal(p)} for p in prompts]
+    return [
+        {"prompt": p, "answer": poor(p) if share("poor", p) < bad else ideal(p)} for p in prompts
+    ]
 
 
 def shown(text: str) -> tuple[str, str]:

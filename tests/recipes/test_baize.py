@@ -104,9 +104,7 @@ def claims(folder, seed):
     start = learn(folder / "start", half_wrong(told[:1200]), seed, 600)
     student = Student.live(start.model)
     seeds = [{"prompt": row["prompt"]} for row in told[1200:]]
-    picked = recipe(
-        "baize_feedback", folder, {"student": student, "teacher": Says(ranks)}, seeds
-    )
+    picked = recipe("baize_feedback", folder, {"student": student, "teacher": Says(ranks)}, seeds)
     rng_draw = [
         {"prompt": r["prompt"], "answer": r["candidates"][int(4 * share("any", r.id, seed))]}
         for r in picked
@@ -119,6 +117,7 @@ def claims(folder, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_best_of_four_teaches_more_than_any_of_the_four(tmp_path):
     found = [claims(tmp_path / str(seed), seed) for seed in range(3)]
     print(found)

@@ -1,6 +1,7 @@
 """Constitutional AI: revisions offend less round by round, and a student of them too."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_revisions_offend_less_round_by_round(tmp_path):
     made = revised(tmp_path, rows, list(BANNED))
     found = rates(made)
     assert len(found) == 5 and found[0] > 0.6
-    assert all(after < before for before, after in zip(found, found[1:], strict=False))
+    assert all(after < before for before, after in pairwise(found))
     assert found[-1] < found[0] / 2
     for record in made:
         assert record["initial"] == offending(record["prompt"]) == record["chain"][0]["answer"]
@@ -74,8 +75,9 @@ def test_other_principles_change_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_student_offends_half_as_often_and_is_as_able(tmp_path):
-    """The task: the word reversed, whatever stands behind. Control: principles about other things."""
+    """The task: the word reversed, whatever stands behind. Control: other principles."""
     found = []
     for seed in range(3):
         told = [row["prompt"] for row in words(1400, seed, 3, 4)]

@@ -63,7 +63,7 @@ def repaired(folder, student, rows, **more):
 
 
 def test_only_failures_are_repaired_and_only_repairs_that_pass_are_learned(tmp_path):
-    asked = tasks(16, 0, "ab") + tasks(16, 0, "d")
+    asked = tasks(12, 0, "ab") + tasks(24, 0, "d")
     made = repaired(tmp_path, Says(tries), [row(task) for task in asked])
     failed = {task for task in asked if task[0] == "d" and program("a" + task[1:]) != program(task)}
     wrong = {t for t in failed if share("repairs", t) < 0.2 and t[1] != t[2]}
@@ -100,7 +100,7 @@ def passed(learner, held):
 
 
 def unfenced(records):
-    """Programs without the fence, and the first of the two forms cut to what fits a tiny student."""
+    """Programs without the fence, of the first of the two forms: what a tiny student can learn."""
     made = []
     for record in records:
         if record.id.endswith("/0"):
@@ -110,6 +110,7 @@ def unfenced(records):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_as_many_repairs_teach_more_than_a_teachers_own_programs(tmp_path):
     """The student writes three forms and fails the fourth. Control: as many of the teacher's own
     programs for tasks drawn from all four (standard distillation), from the same start."""

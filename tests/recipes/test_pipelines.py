@@ -1,4 +1,4 @@
-"""Each stage of each pipeline is a command that its own parser accepts, in the first round and later."""
+"""Each stage is a command that its own parser accepts, in the first round and later."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_every_stage_is_a_command(name, monkeypatch, tmp_path):
                 elicitation = KDParser.of(Elicitation, "kd elicit")
                 Elicitation(**elicitation.made(elicitation.parse_args(told))).check()
                 continue
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                with pytest.raises(SystemExit) as stop:
-                    main([command, *told, "--print_config"])
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+                main([command, *told, "--print_config"])
             assert stop.value.code == 0, (stage.name, number)
             for path in read.values():
                 assert str(path) in printed.getvalue()

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from kd_lightning.teachers.scripted import spoken
 from tests.recipes.kit import learn, recipe
 from tests.recipes.preferences import corpus, ideal, points, shown
 from tests.recipes.speakers import Says, share
 from tests.recipes.tasks import words
-from kd_lightning.teachers.scripted import spoken
 
 MALFORMED = {
     "no closing": lambda good: good.replace("</response>", ""),
@@ -75,6 +75,7 @@ def test_the_answers_are_better_than_those_that_came_in(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_students_of_rewritten_answers_satisfy_a_rule_more(tmp_path):
     found = []
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""Selective Reflection-Tuning: the table of what is taken, and a student that knows spoilt from good.
+"""Selective Reflection-Tuning: the table of what is taken; a student tells spoilt from good.
 
 That the measures are what their formulas say is shown in tests/curate/test_scores.py.
 """
@@ -113,6 +113,7 @@ def mean(rows):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_students_choice_beats_all_and_as_many_drawn(tmp_path):
     """Rules that the answers satisfy, and a new student's after learning from them."""
     found = []
@@ -130,7 +131,8 @@ def test_a_students_choice_beats_all_and_as_many_drawn(tmp_path):
         for name, told in (("chosen", chosen), ("drawn", drawn)):
             learner = learn(tmp_path / f"{name}{seed}", told, seed, 300)
             said = learner.answers(held)
-            taught.append(mean([{"prompt": p, "answer": a} for p, a in zip(held, said, strict=True)]))
+            both = zip(held, said, strict=True)
+            taught.append(mean([{"prompt": p, "answer": a} for p, a in both]))
         found.append((len(chosen), mean(chosen), mean(every), mean(drawn), *taught))
     print(found)
     assert min(row[1] for row in found) > max(max(row[2], row[3]) for row in found)

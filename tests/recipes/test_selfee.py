@@ -1,4 +1,4 @@
-"""SelFee: chains end where nothing is left to revise; a student that learned them revises itself."""
+"""SelFee: chains end where nothing is left to revise; students learn to revise themselves."""
 
 import json
 import random
@@ -85,7 +85,9 @@ def shuffled(records, seed):
     return [
         {
             "prompt": record["prompt"],
-            "answer": re.sub(r"f .*? (ok|no)", lambda m: f"f {next(left)} {m[1]}", record["answer"]),
+            "answer": re.sub(
+                r"f .*? (ok|no)", lambda m: f"f {next(left)} {m[1]}", record["answer"]
+            ),
         }
         for record in records
     ]
@@ -95,24 +97,25 @@ def measured(learner, held):
     """Share right at first, at the end, and of those right at first the share right at the end."""
     said = learner.answers([question for question, _ in held], 60)
     begin = [text[:1] == want for text, (_, want) in zip(said, held, strict=True)]
-    last = [re.split(r" r ", text)[-1][:1] == want for text, (_, want) in zip(said, held, strict=True)]
+    ends = [text.split(" r ")[-1][:1] for text in said]
+    last = [end == want for end, (_, want) in zip(ends, held, strict=True)]
     kept = [b for a, b in zip(begin, last, strict=True) if a]
     return sum(begin) / len(held), sum(last) / len(held), sum(kept) / max(1, len(kept))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_student_gains_by_revising_itself_and_not_with_others_feedback(tmp_path):
     """At least 10 points more than its first answer, and 90 of 100 right ones stay."""
     found = []
     for seed in range(3):
-        made = chains(tmp_path / f"{seed}", sums(800, seed, 3), short=True)
+        made = chains(tmp_path / f"{seed}", sums(700, seed, 3), short=True)
         known = {record["prompt"] for record in made}
-        held = [
-            (row["prompt"], row["reference"]) for row in sums(180, 99, 3) if row["prompt"] not in known
-        ]
+        new = [row for row in sums(180, 99, 3) if row["prompt"] not in known]
+        held = [(row["prompt"], row["reference"]) for row in new]
         of = []
         for name, rows in (("own", made), ("others", shuffled(made, seed))):
-            learner = learn(tmp_path / f"{name}{seed}", rows, seed, 800, width=64)
+            learner = learn(tmp_path / f"{name}{seed}", rows, seed, 600, width=64)
             of.append(measured(learner, held))
         print(of)
         found.append(of)

@@ -42,7 +42,9 @@ def test_wrong_answers_are_rationalised_and_verified_again(tmp_path):
         "4+4": "8",  # not in the form, nor with the hint
         "4+4=8": "8",
     }
-    seeds = [{"id": q, "prompt": q, "reference": str(2 * int(q[0]))} for q in list(said) if len(q) < 4]
+    seeds = [
+        {"id": q, "prompt": q, "reference": str(2 * int(q[0]))} for q in list(said) if len(q) < 4
+    ]
     student = Rule(lambda request: said[hear(request)], name="student")
     made = {r.id: r for r in recipe("star", tmp_path, {"student": student}, seeds, hinted)}
     assert list(made) == ["1+1/0", "2+2/h0"]

@@ -78,9 +78,8 @@ def test_lists_hold_who_spoke_under_what_and_how_it_was_rated(tmp_path):
         lists = ("candidates", "scores", "ratings", "sources", "principles", "critiques")
         assert {len(record[name]) for name in lists} == {4}
         assert record["overall"] and record["source"] in "abc"
-        for text, model, rated, score in zip(
-            record["candidates"], record["sources"], record["ratings"], record["scores"], strict=True
-        ):
+        each = zip(*(record[name] for name in ("candidates", *lists[1:4])), strict=True)
+        for text, score, rated, model in each:
             assert text == MODELS[model](record["prompt"])
             assert set(rated) == {"instructions", "truthfulness", "helpfulness"}  # honesty: N/A
             assert score == mark(record["prompt"], text, "any")
@@ -126,6 +125,7 @@ def best(record, scores):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_best_rated_teach_and_with_permuted_ratings_they_do_not(tmp_path):
     """Best of four by the ratings, against the same ratings permuted among the four.
 
