@@ -9,6 +9,7 @@ import yaml
 
 from kd_lightning.application import KDParser
 from kd_lightning.cli import main
+from kd_lightning.curate.corpus import Corpus
 from kd_lightning.elicitation import load
 from kd_lightning.knowledge.engine import Elicitation
 from kd_lightning.pipeline.run import Pipeline
@@ -112,6 +113,7 @@ def test_elicitations_bind_every_step(path, monkeypatch):
     parser = KDParser.of(Elicitation, "kd elicit")
     made = Elicitation(**parser.made(parser.parse_args(["-c", str(path)])))
     made.terms_override = "a test"
+    monkeypatch.setattr(Corpus, "texts", ("a benchmark's text",))  # the files are the user's
     made.check()
     assert made.output == f"runs/elicit/{path.stem}" or path.stem in made.output
     for step in made.steps:

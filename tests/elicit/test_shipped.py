@@ -74,7 +74,6 @@ ANSWERS = {
     "oss_instruct": ("## Problem\nDouble x.\n## Solution\nx + x", "Double x: x + x"),
     "persona": ("How do I sleep by day?", ""),
     "prefer": ("A", "Both"),
-    "prompt": ("42", ""),
     "rank": ("B is right. Ranking: B > A", "Ranking: B"),
     "rate_together": ("One errs.\nText 1: 2\nText 2: 4", "Text 2: 4\nText 1: 2"),
     "refine_code": ("```python\nx = 1\n```", ""),

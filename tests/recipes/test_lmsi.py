@@ -12,9 +12,8 @@ import pytest
 
 from tests.elicit.kit import Rule
 from tests.recipes.kit import learn, recipe
-from tests.recipes.tasks import sums
-from tests.recipes.tiny_speaker import Speaking, last, plainly, stepwise
-from tests.recipes.unsure import drawn, unsure
+from tests.recipes.tiny_speaker import last
+from tests.recipes.unsure import drawn, speaking, tasks, taught, unsure
 
 
 def fewer(run):
@@ -55,17 +54,16 @@ def test_all_reasoning_that_agrees_with_the_majority_is_kept(tmp_path):
 def test_the_vote_raises_what_a_student_draws_and_its_draws_alone_do_not(tmp_path):
     voted, unfiltered, begin = [], [], []
     for seed in range(3):
-        folder, rows = tmp_path / str(seed), sums(950, seed, 3)
-        start = unsure(folder / "start", rows[:550], seed)
-        questions, held = rows[550:750], rows[750:]
-        student = Speaking(start, last, stepwise)
+        folder, (known, questions, held) = tmp_path / str(seed), tasks(seed)
+        start = unsure(folder / "start", known, seed)
+        student = speaking(start)
         made = recipe("lmsi", folder / "made", {"student": student}, asked(questions), fewer)
-        kept = [{"prompt": r["prompt"], "answer": plainly(r["answer"])} for r in made]
+        kept = [{"prompt": r["prompt"], "answer": taught(r["answer"])} for r in made]
         prompts = [row["prompt"] for row in questions for _ in range(8)]
         said = start.answers(prompts, temperature=0.7, seed=seed)
         all_said = [{"prompt": p, "answer": a} for p, a in zip(prompts, said, strict=True)]
         some = random.Random(seed).sample(all_said, min(len(kept), len(all_said)))
-        how = {"steps": 120, "width": 64, "rate": 1e-3, "start": start}
+        how = {"steps": 80, "width": 64, "rate": 1e-3, "start": start}
         begin.append(drawn(start, held))
         voted.append(drawn(learn(folder / "voted", kept, seed, **how), held))
         unfiltered.append(drawn(learn(folder / "all", some, seed, **how), held))

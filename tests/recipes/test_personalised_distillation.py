@@ -1,7 +1,10 @@
 """Personalised distillation: the student's own failures are repaired, run, and learned twice.
 
-The second step at inference (repair after an error) is not measured here: reading error texts is
-beyond students of this size.
+That a student of these repairs does better than one of as many programs of the teacher's own does
+not show on students this small: fine-tuned on failures alone they forget what they could do (share
+of held-out tasks .77 before; .23 after 34 repairs, .82 after 34 of the teacher's programs). Nor is
+the second step at inference measured: they cannot read error texts. What is shown is what the set
+holds.
 """
 
 import json
@@ -12,8 +15,7 @@ import pytest
 
 from kd_lightning.errors import KDError
 from kd_lightning.teachers.scripted import spoken
-from kd_lightning.teachers.student import Student
-from tests.recipes.kit import learn, recipe
+from tests.recipes.kit import recipe
 from tests.recipes.speakers import Says, share
 
 FORMS = {"a": "x*{0}+{1}", "b": "x*{1}-{0}", "c": "{0}-x*{1}", "d": "{1}+x-{0}"}
@@ -92,42 +94,3 @@ def test_only_failures_are_repaired_and_only_repairs_that_pass_are_learned(tmp_p
 def test_programs_are_not_run_unasked(tmp_path):
     with pytest.raises(KDError, match="allow_code=true"):
         repaired(tmp_path, Says(tries), [row("a11")], allow_code=False)
-
-
-def passed(learner, held):
-    """Share of held-out tasks of the form that was failed: the program as it must be."""
-    return learner.score([(task, program(task)) for task in held])
-
-
-def unfenced(records):
-    """Programs without the fence, of the first of the two forms: what a tiny student can learn."""
-    made = []
-    for record in records:
-        if record.id.endswith("/0"):
-            code = record["answer"].removeprefix("```python\n").removesuffix("\n```")
-            made.append({"prompt": record["prompt"], "answer": code})
-    return made
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_as_many_repairs_teach_more_than_a_teachers_own_programs(tmp_path):
-    """The student writes three forms and fails the fourth. Control: as many of the teacher's own
-    programs for tasks drawn from all four (standard distillation), from the same start."""
-    found = []
-    for seed in range(3):
-        known = [{"prompt": t, "answer": program(t)} for t in tasks(200, seed, "abc")]
-        start = learn(tmp_path / f"start{seed}", known, seed, 400)
-        every = tasks(120, 50 + seed)
-        seeds = [row(task) for task in every]
-        own = unfenced(repaired(tmp_path / f"set{seed}", Student.live(start.model), seeds))
-        drawn = random.Random(seed).sample(every, len(own))
-        standard = [{"prompt": task, "answer": program(task)} for task in drawn]
-        held = [t for t in tasks(324, 1) if t not in every]
-        scores = [
-            passed(learn(tmp_path / f"{i}{seed}", rows, seed, 60, start=start, rate=2e-3), held)
-            for i, rows in enumerate((own, standard))
-        ]
-        found.append((len(own), passed(start, held), *scores))
-        print(found)
-    assert min(own for *_, own, _ in found) >= max(standard for *_, standard in found) + 0.05

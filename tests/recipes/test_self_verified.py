@@ -11,35 +11,36 @@ from kd_lightning.teachers.rules import Rule as Known
 from kd_lightning.teachers.scripted import Scripted
 from tests.elicit.kit import Rule
 from tests.recipes.kit import learn, recipe
-from tests.recipes.tasks import chain, sums
-from tests.recipes.tasks import last as final
-from tests.recipes.tiny_speaker import last, plainly, stepwise
+from tests.recipes.tasks import words
+from tests.recipes.tiny_speaker import last
+
+STEPS = "From behind."
 
 
-class Sums(Known):
-    """Works a sum out; the slip forgets its last number."""
+class Backwards(Known):
+    """Reverses a word; the slip forgets its first letter."""
 
     def answer(self, prompt, rng):
-        return stepwise(chain(prompt))
+        return f"{STEPS}\nAnswer: {prompt[::-1]}"
 
     def slip(self, prompt, rng):
-        return stepwise(chain(prompt.rpartition("+")[0]))
+        return f"{STEPS}\nAnswer: {prompt[:0:-1]}"
 
 
 class Checks(Known):
-    """Works the sum out again; the slip takes whatever it is shown for right."""
+    """Reverses the word again; the slip takes whatever it is shown for right."""
 
     def answer(self, prompt, rng):
-        question = re.findall(r"^[\d+]+$", prompt, re.MULTILINE)[0]
-        shown = re.findall(r"Answer: (\d)", prompt)[-1]
-        return f"So I looked.\nCorrect: {'yes' if final(chain(question)) == shown else 'no'}"
+        word = re.findall(r"^[a-h]+$", prompt, re.MULTILINE)[0]
+        shown = re.findall(r"Answer: (\w+)", prompt)[-1]
+        return f"So I looked.\nCorrect: {'yes' if word[::-1] == shown else 'no'}"
 
     def slip(self, prompt, rng):
         return "It looks good.\nCorrect: yes"
 
 
 def student():
-    return Scripted(Sums(), error_rate=0.6, name="student")
+    return Scripted(Backwards(), error_rate=0.6, name="student")
 
 
 def verifier(error_rate=0.1):
@@ -52,7 +53,12 @@ def asked(rows):
 
 
 def right(record):
-    return final(plainly(record["answer"])) == final(chain(record["prompt"]))
+    return taught(record) == record["prompt"][::-1]
+
+
+def taught(record):
+    """What the student learns: the answer without the reasoning, which is always the same."""
+    return record["final"]
 
 
 def test_wrong_answers_fall_and_an_undecided_verdict_is_asked_again(tmp_path):
@@ -80,13 +86,13 @@ def test_wrong_answers_fall_and_an_undecided_verdict_is_asked_again(tmp_path):
 
 
 def test_what_is_kept_is_right_more_often_and_a_credulous_verifier_keeps_all(tmp_path):
-    rows = sums(300, 5)
+    rows = words(300, 5)
     parts = {"student": student(), "verifier": verifier()}
     made = recipe("self_verified", tmp_path / "a", parts, asked(rows))
     share = sum(map(right, made)) / len(made)
     credulous = {"student": student(), "verifier": verifier(1.0)}
     every = recipe("self_verified", tmp_path / "b", credulous, asked(rows))
-    assert len(every) == 300 and 0.3 < sum(map(right, every)) / 300 < 0.6
+    assert len(every) == 300 and 0.3 < sum(map(right, every)) / 300 < 0.5
     assert share > 0.8 and len(made) > 100
 
 
@@ -94,21 +100,21 @@ def test_what_is_kept_is_right_more_often_and_a_credulous_verifier_keeps_all(tmp
 def test_students_of_verified_answers_beat_those_of_all_and_of_as_many(tmp_path):
     verified, unfiltered, drawn = [], [], []
     for seed in range(3):
-        folder, rows = tmp_path / str(seed), sums(900, seed, 3)
-        held = [(row["prompt"], row["reference"]) for row in rows[700:]]
+        folder, rows = tmp_path / str(seed), words(1800, seed)
+        held = [(row["prompt"], row["reference"]) for row in rows[1600:]]
         parts = {"student": student(), "verifier": verifier()}
-        made = recipe("self_verified", folder / "made", parts, asked(rows[:700]))
+        made = recipe("self_verified", folder / "made", parts, asked(rows[:1600]))
         credulous = {"student": student(), "verifier": verifier(1.0)}
-        every = recipe("self_verified", folder / "every", credulous, asked(rows[:700]))
+        every = recipe("self_verified", folder / "every", credulous, asked(rows[:1600]))
         some = random.Random(seed).sample(every, len(made))
         for name, records, scores in (
             ("verified", made, verified),
             ("unfiltered", every, unfiltered),
             ("drawn", some, drawn),
         ):
-            taught = [{"prompt": r["prompt"], "answer": plainly(r["answer"])} for r in records]
-            learner = learn(folder / name, taught, seed, steps=500, width=64)
-            scores.append(learner.score(held, final))
+            told = [{"prompt": r["prompt"], "answer": taught(r)} for r in records]
+            learner = learn(folder / name, told, seed, steps=500, width=64)
+            scores.append(learner.score(held))
         print(
             f"seed {seed}: {len(made)} verified {verified[-1]:.3f}, "
             f"{len(every)} unfiltered {unfiltered[-1]:.3f}, drawn {drawn[-1]:.3f}"

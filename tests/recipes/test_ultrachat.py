@@ -103,8 +103,8 @@ def test_dialogues_teach_what_single_turns_do_not(tmp_path):
         ]
         known = {record["prompt"] for record in made}
         held = [goal for goal in goals(300, 9) if goal not in known][:120]
-        talks = learn(tmp_path / f"talks{seed}", made, seed, 400)
-        single = learn(tmp_path / f"single{seed}", alone, seed, 400)
+        talks = learn(tmp_path / f"talks{seed}", made, seed, 900, width=64)
+        single = learn(tmp_path / f"single{seed}", alone, seed, 900, width=64)
         found = goal_completion(talks, held), goal_completion(single, held)
         print(found)
         assert found[0] >= 0.9 and found[1] <= 0.6

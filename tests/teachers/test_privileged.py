@@ -58,28 +58,22 @@ def test_it_says_what_the_model_says_behind_the_other_question(drawn):
         assert (expected - blind).abs().max() > 1e-3  # the context matters
 
 
-def test_with_the_question_alone_it_is_the_student():
-    """A hint of which the model sees only the question: no divergence, no gradient."""
-    student, teacher = made(hint="{prompt}{answer}")
-    batch = kit.batch([Example.dialogue(id="r", user="why", assistant="")])
-    assert teacher._prompt(batch.examples[0]) == Encoder(student.tokenizer, "plain").prompt(
-        batch.examples[0]
-    )
+def test_the_student_learns_from_what_only_its_teacher_sees():
     student, teacher = made()
     batch = kit.batch()
-    loss = ReverseKL()
-    terms = loss(student(batch), teacher.forward(batch, LOGITS), batch).terms
-    assert sum(float(term) for term in terms.values()) > 1e-4
+    terms = ReverseKL()(student(batch), teacher.forward(batch, LOGITS), batch).terms
+    assert sum(term.item() for term in terms.values()) > 1e-4
 
 
-def test_texts_with_braces_are_put_in_as_they_are():
+def test_what_was_written_with_braces_is_put_in_as_it_is():
     _, teacher = made()
-    example = Example.dialogue(id="r", user="{answer} or {prompt}", assistant="{prompt}")
-    ids = teacher._prompt(example)
-    assert "{prompt}! {answer} or {prompt}" in teacher.tokenizer.decode(ids)
+    known = Encoder(teacher.tokenizer, "plain")
+    example = Example.dialogue(id="r", user="{answer} a {prompt}", assistant="{prompt}")
+    expected = Example.dialogue(id="r", user="{prompt}! {answer} a {prompt}", assistant="")
+    assert teacher._prompt(example) == known.prompt(expected)
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused(monkeypatch):
     with pytest.raises(KDError, match="shows the teacher nothing"):
         Privileged(hint="{prompt}")
     _, teacher = made()
@@ -90,12 +84,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(KDError, match="learns several turns"):
         teacher.forward(batch, LOGITS)
     long = Example.dialogue(id="long", user="a", assistant="b" * 70)
-    limit = teacher.model.transformer.config.max_position_embeddings
     rows = Collate(0, {})([Encoder(teacher.tokenizer, "plain").conversation(long)])
-    if len(rows.input_ids[0]) * 2 <= limit:
-        teacher.model.transformer.config.max_position_embeddings = 80
-    try:
-        with pytest.raises(KDError, match="positions"):
-            teacher.forward(rows, LOGITS)
-    finally:
-        teacher.model.transformer.config.max_position_embeddings = limit
+    monkeypatch.setattr(teacher.model.transformer.config, "max_position_embeddings", 80)
+    with pytest.raises(KDError, match="the model has 80 positions"):
+        teacher.forward(rows, LOGITS)
