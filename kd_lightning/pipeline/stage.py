@@ -80,7 +80,7 @@ class Stage:
             options[SEED[self.command]] = str(seed)
         for key, value in self.options(number).items():
             text = value if isinstance(value, str) else json.dumps(value)
-            options[key] = _REFERENCE.sub(filled, text) if isinstance(value, str) else text
+            options[key] = _REFERENCE.sub(filled, text)
         files = [part for path in self.configs for part in ("-c", path)]
         return [self.command, *files, *(f"--{k}={v}" for k, v in options.items())]
 

@@ -115,10 +115,11 @@ def _padded(rows: list[list[int]], batch: Batch) -> Batch:
     for row, ids in enumerate(rows):
         made[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         mask[row, : len(ids)] = 1
-    told = {"input_ids": made, "attention_mask": mask, "targets": torch.full(shape, IGNORE)}
     device = batch.input_ids.device
     return Batch(
-        **{name: value.to(device) for name, value in told.items()},
+        made.to(device),
+        mask.to(device),
+        targets=torch.full(shape, IGNORE, device=device),
         weights=torch.zeros(shape, device=device),
         source=batch.source,
         skill=batch.skill,

@@ -16,7 +16,7 @@ from kd_lightning.teachers.generator import Generator, Kind, Reply, Request
 from kd_lightning.teachers.rules import Fixed
 from kd_lightning.types import Prompt, Sampling
 
-ELSEWHERE = {"ServerTeacher", "MovingAverage"}
+ELSEWHERE = {"ServerTeacher", "MovingAverage", "Privileged"}
 """Need a server, or a student in training: they are tested where those are."""
 
 
