@@ -22,6 +22,14 @@ logging.raiseExceptions = False  # loggers keep the standard error of an earlier
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def no_seed_of_another_test():
+    """A seed that a run leaves in the environment would be taken by the next test's processes."""
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and models beside the project."""

@@ -13,6 +13,7 @@ from kd_lightning.elicit.parsers import (
     JSONObject,
     Lines,
     Malformed,
+    Marks,
     Number,
     Numbered,
     Parser,
@@ -30,6 +31,7 @@ ERROR = {"span": "x", "kind": "k", "severity": "minor", "explanation": "e"}
 CALL = {"name": "f", "arguments": {"a": 1}}
 
 GOOD = [
+    (Marks(), "Text 1: 4\nwhy not\nText 2: N/A", [{"marks": [4, None]}]),
     (Text(), " Paris.\n", [{"answer": "Paris."}]),
     (Text("prompt", refuse=("NO",)), "Now.", [{"prompt": "Now."}]),
     (Lines(), "1. One\n\n- Two\n3) Three", [{"prompt": p} for p in ("One", "Two", "Three")]),
@@ -85,6 +87,9 @@ GOOD = [
 ]
 
 BAD = [
+    (Marks(), "good", "no ratings"),
+    (Marks(), "Text 2: 4\nText 1: 3", "in order"),
+    (Marks(), "Text 1: 9", "not between 1 and 5"),
     (Text(), " \n", "is empty"),
     (Text(shortest=5), "four", "shorter than 5"),
     (Text(refuse=("NO",)), "NO way", "says NO"),

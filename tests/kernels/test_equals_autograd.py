@@ -181,8 +181,8 @@ def test_gradcheck(loss):
 @every
 def test_student_is_teacher(loss):
     """No gradient where there is nothing to learn, also far out."""
-    if loss.name in ("ce", "label", "changed_row"):
-        pytest.skip("compares with the text")
+    if loss.name in ("ce", "label", "changed_row", "entropy"):
+        pytest.skip("compares with the text, or with nobody")
     for scale in (1.0, 30.0, 1e3):
         for dtype in (torch.float64, torch.float32):
             student, _ = models(dtype=dtype)

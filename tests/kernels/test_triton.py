@@ -14,7 +14,7 @@ from tests.kernels.kit import EVERY
 
 NAMES = {
     "AlphaBetaDivergence", "AlphaDivergence", "CrossEntropy", "ForwardKL", "Hellinger",
-    "JensenShannon", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "SymmetricKL",
+    "JensenShannon", "OnSource", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "SymmetricKL",
     "TotalVariation",
 }  # fmt: skip
 """Losses that promise a formula."""
