@@ -97,7 +97,10 @@ def test_r2_two_processes_killed_in_a_save(victims, tmp_path, tiny_teacher, rank
     assert_same(cut, whole, steps=40)
     left = [path for path in (cut / "checkpoints").iterdir() if not path.is_symlink()]
     assert len(left) == 2 and all(commit.problem(path) is None for path in left), left
-    assert unfinished > 4
+    if rank == 1:  # the first process lives, and takes away what was begun
+        assert unfinished == 0
+    else:
+        assert unfinished > 4
     print(f"rank {rank}: {unfinished} kills left a save unfinished")
 
 
