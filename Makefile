@@ -18,7 +18,7 @@ quickstart: setup ## distil the packaged demo teacher, with and without its know
 	$(BIN)/python -m kd_lightning.quickstart
 
 test: setup ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: setup ## with the slow ones
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1800
