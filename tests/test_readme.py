@@ -12,7 +12,9 @@ from kd_lightning.cli import COMMANDS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+TABLES = (ROOT / "docs/methods.md").read_text()
 METHODS = sorted((ROOT / "configs/method").glob("*.yaml"))
+PIPELINES = sorted((ROOT / "configs/pipeline").glob("*.yaml"))
 
 
 def row(path) -> str:
@@ -21,14 +23,16 @@ def row(path) -> str:
     return f"| `{path.stem}` | {' '.join(lines)} |"
 
 
-def test_every_method_is_in_the_table():
+def test_every_method_and_pipeline_is_in_the_tables():
+    for path in (*METHODS, *PIPELINES):
+        assert row(path) in TABLES, f"docs/methods.md needs the line:\n{row(path)}"
     for path in METHODS:
-        assert row(path) in README, f"README.md needs the line:\n{row(path)}"
+        assert f"`{path.stem}`" in README, f"README.md names the methods: {path.stem} is missing"
 
 
 def test_commands_and_files_exist():
     assert "@@" not in README
-    for name in re.findall(r"configs/[\w/.]+\.yaml", README):
+    for name in re.findall(r"configs/[\w/.]+\.yaml", README + TABLES):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / name).is_file(), name
