@@ -37,20 +37,44 @@ class Dedup(Step):
     def index(self) -> Index:
         """An empty one."""
 
+    def seen(self) -> Seen:
+        """What comes before the records of a pool that grows."""
+        return Seen(self)
+
     def run(self, records: Sequence[Record], work: Work) -> list[Record]:
-        index, known, kept = self.index(), self.index(), []
-        for text in self.against.texts if self.against is not None else ():
-            known.add(text)
+        return self.seen().run(records, work)
+
+
+class Seen:
+    """The texts that new records are compared with: those of a file, and of records before them."""
+
+    def __init__(self, step: Dedup) -> None:
+        self._step = step
+        self._before = step.index()
+        self._known = step.index()
+        for text in step.against.texts if step.against is not None else ():
+            self._known.add(text)
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Compare with these too; one that repeats another adds nothing."""
         for record in records:
-            text = text_of(record, self.field)
+            text = text_of(record, self._step.field)
+            if text.strip() and not self._known.find(text) and not self._before.find(text):
+                self._before.add(text)
+
+    def run(self, records: Sequence[Record], work: Work) -> list[Record]:
+        """Those that repeat nothing; they are not added."""
+        new, kept = self._step.index(), []
+        for record in records:
+            text = text_of(record, self._step.field)
             if not text.strip():
-                work.drop(record, f"no {named(self.field)}")
-            elif known.find(text):
+                work.drop(record, f"no {named(self._step.field)}")
+            elif self._known.find(text):
                 work.drop(record, "repeats a text of `against`")
-            elif index.find(text):
+            elif self._before.find(text) or new.find(text):
                 work.drop(record, "repeats an earlier record")
             else:
-                index.add(text)
+                new.add(text)
                 kept.append(record)
         return kept
 

@@ -49,7 +49,10 @@ class KDDataModule(Serving, ABC):
     """
 
     fields: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """Our names of the columns that `render` reads, each with the usual other names of it."""
+    """Our names of the columns that `render` reads, each with the usual other names of it.
+
+    A skill that names `system` has the row's own system prompt put before its conversation.
+    """
 
     def __init__(
         self,
@@ -104,7 +107,8 @@ class KDDataModule(Serving, ABC):
             template: Chat template: `auto` (the tokenizer's, else plain), `plain`, or a jinja file.
             template_arguments: Further arguments of the template, for example
                 `enable_thinking: false`.
-            system: System prompt put before every conversation that has none.
+            system: System prompt put before every conversation that has none, neither as a turn
+                nor in its row's field `system`.
             max_length: Most tokens of a row.
             truncation: What happens to a longer row: `error` stops and names it, `drop` leaves it
                 out, `left` cuts the oldest prompt tokens, `right` the end of the answer.
@@ -363,11 +367,13 @@ class KDDataModule(Serving, ABC):
     def example(self, row: Row) -> Example:
         """The row rendered, with the system prompt and the name of the skill."""
         example = self.render(row)
+        own = row.text("system", default="") if "system" in self.fields else ""
+        system = own or self.system
+        if system and not example.plain and example.messages[0].role != "system":
+            messages = (Message("system", system), *example.messages)
+            example = replace(example, messages=messages)
         for message in example.messages:
             _refuse_surrogates(message.content, row.place)
-        if self.system and not example.plain and example.messages[0].role != "system":
-            messages = (Message("system", self.system), *example.messages)
-            example = replace(example, messages=messages)
         return example if example.skill else replace(example, skill=self.skills[0])
 
     def lengths(self, split: str) -> Lengths:

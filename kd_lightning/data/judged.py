@@ -78,8 +78,7 @@ def prompt_of(row: Row) -> tuple[Message, ...]:
     if isinstance(told, str):
         extra = row.text("input", default="")
         text = f"{told}\n\n{extra}" if extra else told
-        head = (Message("system", row.text("system")),) if "system" in row else ()
-        return transcript(told) or (*head, Message("user", text))
+        return transcript(told) or (Message("user", text),)
     turns = messages_of(row, "prompt")
     if turns[-1].role == "assistant":
         raise KDError(f"{row.place}: the prompt ends with the assistant's turn: leave that out")

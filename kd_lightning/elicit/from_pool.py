@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_lightning.elicit.asking import SAMPLING, Heard, Manner, Question, put
-from kd_lightning.elicit.nested import needs_of, through
+from kd_lightning.elicit.nested import Pool, needs_of
 from kd_lightning.elicit.template import Template
 from kd_lightning.errors import KDError
 from kd_lightning.knowledge.records import Record, born
@@ -92,6 +92,7 @@ class FromPool(Step):
             Template(self.template),
             Manner(self.sampling, self.attempts, self.allow_cut),
         )
+        pool = Pool(self.filters or [], records)
         made: list[Record] = []
         rounds = idle = 0
         while len(made) < self.target and idle < self.patience:
@@ -105,7 +106,7 @@ class FromPool(Step):
             ]  # fmt: skip
             heard = put(work, self.generator, questions, manner)
             new = self._born(rounds, shown, heard, work)
-            new = through(self.filters or [], new, work, [*records, *made])
+            new = pool.admit(new, work)
             idle = 0 if new else idle + 1
             made += new
             rounds += 1

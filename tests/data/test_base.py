@@ -112,6 +112,32 @@ def test_system_prompt_limits_and_splits(tmp_path):
     assert "be brief" in data.tokenizer.decode(data.prompt_ids(data.examples("train")[0]))
 
 
+def test_a_rows_own_system_prompt_comes_before_the_configured_one(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    begun = [{"role": "system", "content": "turn"}, turns[0]]
+    rows = [
+        {"system": "own", "prompt": "q", "answer": "a"},
+        {"system_prompt": "own", "question": "q", "response": "a"},  # OpenOrca
+        {"system": "", "prompt": "q", "answer": "a"},
+        {"system": "own", "conversations": turns},
+        {"system": "own", "messages": begun, "answer": "a"},  # answered as a conversation
+    ]
+    path = kit.write(tmp_path / "my.jsonl", rows)
+
+    def read(**settings):
+        data = ready(InstructionFollowing(path, validation_share=0.0, test=path, **settings))
+        for split in ("train", "test"):
+            for example in data.examples(split):
+                *head, user, assistant = example.messages
+                assert (user.content, assistant.content) == ("q", "a")
+                yield head[0].content if head else "none"
+
+    assert list(read()) == ["own", "own", "none", "own", "turn"] * 2
+    assert list(read(system="all")) == ["own", "own", "all", "own", "turn"] * 2
+    mapped = ["all", "all", "all", "all", "turn"] * 2
+    assert list(read(system="all", columns={"system": "nowhere"})) == mapped
+
+
 def test_plain_rows_of_a_class_of_its_own(tmp_path):
     class Made(kit.Echo):
         def rows(self, split):

@@ -1,8 +1,11 @@
 """Pools that grow and prompts that evolve."""
 
+import random
+
 import pytest
 
-from kd_lightning.curate.dedup import DedupExact
+from kd_lightning.curate.corpus import Corpus
+from kd_lightning.curate.dedup import DedupExact, DedupMinHash, DedupRougeL
 from kd_lightning.elicit import Evolve, FromPool, Rate
 from kd_lightning.errors import KDError
 from kd_lightning.knowledge.step import Step
@@ -60,6 +63,58 @@ def test_the_pool_is_neither_returned_nor_counted(tmp_path):
     )
     assert [r.id for r in made[:4]] == [r.id for r in SEEDS] and len(made) == 16
     assert work.tally.dropped == {"kind": 4}, "one of each of the four answers"
+
+
+class Again(Step):
+    """A step that remembers nothing: the pool passes it again in every round."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def run(self, records, work):
+        return self.step.run(records, work)
+
+
+class Halve(Step):
+    """Shortens what it lets pass: the pool holds other texts than the steps before it saw."""
+
+    def run(self, records, work):
+        for record in records:
+            if len(record["prompt"]) % 5 == 0:
+                work.drop(record, "five")
+        kept = [r for r in records if len(r["prompt"]) % 5]
+        return [r.changed(work.name, prompt=r["prompt"][: len(r["prompt"]) // 2 + 4]) for r in kept]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [DedupExact(), DedupRougeL(threshold=0.6), DedupMinHash(threshold=0.7, ngram=1)],
+    ids=lambda step: type(step).__name__,
+)
+@pytest.mark.parametrize("others", [[], [Halve()]])
+def test_a_pool_that_is_remembered_grows_as_one_that_is_filtered_again(tmp_path, step, others):
+    said = tmp_path / "said.jsonl"
+    said.write_text('{"text": "ab cd ef"}\n')
+    step.against = Corpus(str(said), "text")
+    few = ("ab", "cd", "ef", "gh", "ij", "kl")
+
+    def words(request):
+        rng = random.Random(request.sampling.seed)
+        drawn = [" ".join(rng.choices(few, k=rng.randint(1, 4))) for _ in range(4)]
+        return "\n".join(f"{i}. {text}" for i, text in enumerate(drawn, 1))
+
+    seeds = records("ab cd", "ab cd", "ab ab cd", "gh ij")  # they repeat each other
+    grown = []
+    for i, filters in enumerate(([step, *others], [Again(step), *others])):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        grower = pool(target=80, filters=filters, patience=6)
+        made, work = run(grower, seeds, folder, teacher=Rule(words))
+        told = [(r.id, r["prompt"]) for r in made]
+        grown.append((told, work.tally.dropped, [r.id for r, _ in work.fallen]))
+    assert grown[0] == grown[1]
+    told, dropped, _ = grown[0]
+    assert len(told) > 30 and dropped["repeats an earlier record"] > 40
 
 
 def test_twice_with_one_journal_asks_nothing_new(tmp_path):

@@ -59,13 +59,12 @@ def test_each_task_meets_one_of_sixteen_system_prompts_which_the_student_sees(tm
     assert len(pool("systems")) == 16 and set(drawn) == set(pool("systems"))
     assert max(drawn.values()) < 3 * 300 / 16  # none is a favourite
     for record in made:
-        system, user, assistant = record["messages"]
-        assert (system["role"], user["role"], assistant["role"]) == ("system", "user", "assistant")
-        assert system["content"] == record["system"] and user["content"] == record["prompt"]
-        assert assistant["content"] == f"told {record['system']}"
+        assert record["answer"] == f"told {record['system']}"
     data = InstructionFollowing(knowledge=str(tmp_path / "set"), validation_share=0.1)
-    example = data.example(next(iter(data.placed("train"))))
-    assert [m.role for m in example.messages] == ["system", "user", "assistant"]
+    for example in map(data.example, data.placed("train")):
+        system, user, assistant = example.messages
+        assert (system.role, user.role, assistant.role) == ("system", "user", "assistant")
+        assert assistant.content == f"told {system.content}"
 
 
 def test_the_next_draw_of_the_seed_is_another(tmp_path):
@@ -86,10 +85,7 @@ def test_weak_then_strong_beats_strong_alone_and_answers_alone(tmp_path):
         many, few, held = rows[:1100], rows[1100:1220], rows[1220:]
         weak = asked(folder, "orca_weak", cheaper, many)
         strong = asked(folder, "orca", better, few)
-        direct = [
-            {"messages": [*r["messages"][:2], {"role": "assistant", "content": r["reference"]}]}
-            for r in [*weak, *strong]
-        ]
+        direct = [{**r.values, "answer": r["reference"]} for r in [*weak, *strong]]
 
         def said(student, style, held=held):
             return student.answers([f"{style}|{row['prompt']}" for row in held])

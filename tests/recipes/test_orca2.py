@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from kd_lightning.data.skills.instruction_following import InstructionFollowing
 from tests.elicit.kit import Rule
 from tests.recipes.kit import learn, recipe
 from tests.recipes.tasks import chain, last, sums
@@ -62,12 +63,14 @@ def test_the_teacher_is_told_a_strategy_and_the_student_is_not(tmp_path):
     assert [record["task"] for record in made] == kinds[:5]  # no strategy for singing
     told = [request.prompt.messages[0].content for request in teacher.asked]
     assert len(set(told)) == 5
-    (generic,) = {record["messages"][0]["content"] for record in made}
-    for record, strategy in zip(made, told, strict=True):
+    data = InstructionFollowing(knowledge=str(tmp_path / "set"), validation_share=0.0)
+    shown = [data.example(row) for row in data.placed("train")]
+    (generic,) = {example.messages[0].content for example in shown}
+    for record, example, strategy in zip(made, shown, told, strict=True):
         assert record["strategy"] == strategy
-        assert record["answer"] == strategy[:10]
-        assert strategy not in str(record["messages"]) and generic != strategy
-        assert record["system"] == generic
+        assert record["answer"] == example.answer == strategy[:10]
+        assert strategy not in str(example.prompt) and generic != strategy
+        assert example.messages[0].role == "system" and record["system"] == generic
 
 
 def taught(student, held, seed):
@@ -94,15 +97,7 @@ def test_the_student_reasons_where_it_helps_and_answers_at_once_where_not(tmp_pa
         chosen.append(score)
         for at_length, scores in ((True, always), (False, never)):
             one_way = [
-                {
-                    "messages": [
-                        *record["messages"][:2],
-                        {
-                            "role": "assistant",
-                            "content": Teacher(seed).said(record["prompt"], at_length),
-                        },
-                    ]
-                }
+                {**record.values, "answer": Teacher(seed).said(record["prompt"], at_length)}
                 for record in made
             ]
             other = learn(folder / str(at_length), one_way, seed, steps=450, width=64)

@@ -14,15 +14,17 @@ from kd_lightning.types import Example, Message
 class InstructionFollowing(KDDataModule):
     """Instructions, each with an optional input, or whole conversations in `messages`.
 
-    Reads the columns of Dolly, Alpaca, Self-Instruct, Vicuna bench and ShareGPT as they are. An
-    `answer` that is a list holds several references, of which the first is learned. A test row may
-    have no answer: it is answered but not graded.
+    Reads the columns of Dolly, Alpaca, Self-Instruct, Vicuna bench, ShareGPT and OpenOrca as they
+    are. `system` is the row's own system prompt. An `answer` that is a list holds several
+    references, of which the first is learned; it also ends `messages` that stop before it. A test
+    row may have no answer: it is answered but not graded.
 
     Source: the evaluation of Gu et al. 2024 (MiniLLM), arXiv 2306.08543, section 3.1.
     """
 
     fields: ClassVar = {
         "messages": ("conversations", "conversation"),
+        "system": ("system_prompt",),
         "prompt": ("instruction", "question", "query", "turns.0"),
         "input": ("context", "instances.0.input"),
         "answer": (
@@ -36,15 +38,21 @@ class InstructionFollowing(KDDataModule):
     }
 
     def render(self, row: Row) -> Example:
+        asked = self._asked(row)
+        optional = "messages" in row or row.split == "test"
+        if asked[-1].role == "assistant" or (optional and "answer" not in row):
+            return Example(row.id, asked)
+        answers = row.texts("answer")
+        return Example(row.id, (*asked, Message("assistant", answers[0])), references=answers)
+
+    def _asked(self, row: Row) -> tuple[Message, ...]:
+        """The turns of the row, or its prompt as one."""
         if "messages" in row:
-            return Example(row.id, messages_of(row, "messages"))
+            return messages_of(row, "messages")
         prompt = row.text("prompt")
         if extra := row.text("input", default=""):
             prompt = f"{prompt}\n\n{extra}"
-        if row.split == "test" and "answer" not in row:
-            return Example(row.id, (Message("user", prompt),))
-        answers = row.texts("answer")
-        return Example.dialogue(id=row.id, user=prompt, assistant=answers[0], references=answers)
+        return (Message("user", prompt),)
 
     def grade(self, example: Example, answer: str) -> dict[str, float]:
         if not example.references and not example.answer:

@@ -35,7 +35,7 @@ class Preference(KDDataModule):
     fields: ClassVar = {
         "prompt": ("instruction", "question", "query", "conversations", "messages"),
         "input": ("context",),
-        "system": (),
+        "system": ("system_prompt",),
         "chosen": (),
         "rejected": (),
         "chosen_score": ("score_chosen",),

@@ -21,6 +21,7 @@ class Thinking(KDDataModule):
     """
 
     fields: ClassVar = {
+        "system": ("system_prompt",),
         "prompt": ("question", "problem", "instruction"),
         "answer": ("solution", "output", "response"),
     }

@@ -17,6 +17,7 @@ class Medicine(KDDataModule):
     """
 
     fields: ClassVar = {
+        "system": ("system_prompt",),
         "prompt": ("question", "Question", "QUESTION", "input", "instruction"),
         "answer": ("Answer", "LONG_ANSWER", "output", "response"),
     }
