@@ -152,4 +152,5 @@ def arms(folder, seed) -> tuple[float, float]:
 @pytest.mark.slow
 def test_a_student_of_the_grown_set_beats_one_of_the_seeds(tmp_path):
     grown, own = zip(*(arms(tmp_path / str(seed), seed) for seed in range(3)), strict=True)
-    assert min(grown) > max(own) + 0.1, (grown, own)
+    print(f"grown {grown}, seeds alone {own}")
+    assert min(grown) > max(own) + 0.1
