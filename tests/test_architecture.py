@@ -60,7 +60,7 @@ BELOW = {
     },
     "doctor": {
         "types", "errors", "kernels", "models", "teachers", "losses", "data", "cache", "parallel",
-        "reliability", "distiller", "evaluation", "tracking", "trainer", "rollouts",
+        "reliability", "distiller", "evaluation", "tracking", "trainer", "rollouts", "rewards",
     },
 }  # fmt: skip
 """What each part may import; parts that are not named stand at the top and may import all."""

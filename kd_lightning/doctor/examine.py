@@ -6,7 +6,7 @@ import time
 
 from rich.console import Console
 
-from kd_lightning.doctor import hub, inputs, limits, place, rights, running
+from kd_lightning.doctor import hub, inputs, limits, place, rights, running, served
 from kd_lightning.doctor.findings import Check, Checked, MissingError, problem, skipped
 from kd_lightning.doctor.machine import shown
 from kd_lightning.doctor.patient import Patient, refusal
@@ -23,6 +23,7 @@ CHECKS: dict[str, Check] = {
     "lengths": limits.lengths,
     "licence": rights.licences,
     "loss": inputs.needs,
+    "server": served.served,
     "attention": running.attention,
     "memory": place.memory,
     "disk": place.disk,

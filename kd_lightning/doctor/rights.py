@@ -10,6 +10,7 @@ from kd_lightning.doctor.patient import Patient, parts
 from kd_lightning.evaluation.card import licence_in, sources_of
 from kd_lightning.teachers.cached import CachedTeacher
 from kd_lightning.teachers.rights import licence_of
+from kd_lightning.teachers.server import ServerTeacher
 
 
 def licences(patient: Patient) -> Iterator[Finding]:
@@ -23,7 +24,9 @@ def licences(patient: Patient) -> Iterator[Finding]:
         teacher = taught.reader.manifest.teacher["name"]
     origin = patient.distiller.spec.path
     found: dict[str, str | None] = {}
-    if teacher is not None:
+    if isinstance(taught, ServerTeacher):
+        found[f"teacher {taught.name}"] = stated.get("teacher") or taught.licence
+    elif teacher is not None:
         found[f"teacher {teacher}"] = stated.get("teacher") or _licence(teacher)
     if origin is not None:
         found[f"student {origin}"] = stated.get("student") or _licence(origin)
