@@ -43,6 +43,7 @@ class Ask(Step):
         arity: int = 1,
         group: Group = "consecutive",
         allow_cut: bool = False,
+        most_malformed: float = 1.0,
     ) -> None:
         """Store the settings.
 
@@ -65,6 +66,8 @@ class Ask(Step):
                 become one new record.
             group: Which go together: `consecutive` ones, or `drawn` partners for each.
             allow_cut: Whether an answer that was cut at the length limit counts.
+            most_malformed: Share of the questions (of 20 or more) that may come to no answer in
+                form before the step stops. 1: never.
         """
         self.template = template
         self.generator = generator
@@ -80,6 +83,7 @@ class Ask(Step):
         self.arity = arity
         self.group = group
         self.allow_cut = allow_cut
+        self.most_malformed = most_malformed
         self.manner.check(n, type(self).__name__)
         if arity < 1:
             raise KDError(f"{type(self).__name__}: arity must be at least 1")
@@ -87,7 +91,13 @@ class Ask(Step):
     @property
     def manner(self) -> Manner:
         """How it asks."""
-        return Manner(self.sampling, self.attempts, self.allow_cut, logprobs=self.keep == "best")
+        return Manner(
+            self.sampling,
+            self.attempts,
+            self.allow_cut,
+            logprobs=self.keep == "best",
+            most_malformed=self.most_malformed,
+        )
 
     def needs(self) -> Mapping[str, frozenset[Kind]]:
         return {self.generator: frozenset({Kind.GENERATE})}

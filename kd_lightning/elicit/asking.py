@@ -20,6 +20,12 @@ AGAIN = 0.5
 
 CUT = "cut at the length limit"
 
+ENOUGH = 50
+"""Questions after which it is told whether a generator keeps to the form."""
+
+FEWEST = 20
+"""Of fewer questions no share is taken."""
+
 Item = dict[str, Any]
 """What a parser made of an answer, or of a part of one."""
 
@@ -86,11 +92,15 @@ class Manner:
     """Whether an answer that was cut at the length limit counts."""
     logprobs: bool = False
     """Whether log-probabilities of the answers are wanted."""
+    most_malformed: float = 1.0
+    """Share of the questions without an answer in form at which the step stops."""
 
     def check(self, n: int, who: str) -> None:
         """Refuse what cannot work."""
         if self.attempts < 1 or n < 1:
             raise KDError(f"{who}: attempts and n must be at least 1")
+        if not 0 <= self.most_malformed <= 1:
+            raise KDError(f"{who}: most_malformed is a share from 0 to 1 (1: never stop)")
         if n > 1 and self.sampling.temperature == 0:
             raise KDError(
                 f"{who}: {n} answers at temperature 0 are the same answer {n} times: set "
@@ -99,7 +109,38 @@ class Manner:
 
 
 def put(work: Work, generator: str, questions: Sequence[Question], manner: Manner) -> list[Heard]:
-    """Ask all questions in one round, then those again whose answers were malformed."""
+    """Ask all questions in one round, then those again whose answers were malformed.
+
+    Where a limit on malformed answers is set, some go ahead of the others and are looked at first.
+    """
+    first = ENOUGH if manner.most_malformed < 1 else len(questions)
+    heard: list[Heard] = []
+    for part in (questions[:first], questions[first:]):
+        heard += _rounds(work, generator, part, manner)
+        _refuse(work, generator, heard, manner)
+    for question, said in zip(questions, heard, strict=True):
+        if said.answers and len(said.answers) < question.n:
+            work.count("answers missing", question.n - len(said.answers))
+    return heard
+
+
+def _refuse(work: Work, generator: str, heard: Sequence[Heard], manner: Manner) -> None:
+    """Stop where too many questions came to nothing: their records are no fair part of all."""
+    lost = [said.failure for said in heard if not said.answers and not said.closed]
+    if len(heard) < FEWEST or len(lost) <= manner.most_malformed * len(heard):
+        return
+    often = max(set(lost), key=lost.count)
+    raise KDError(
+        f"{work.name}: {len(lost):,} of {len(heard):,} questions to {generator!r} had no answer in "
+        f"form (most often {often}), more than most_malformed = {manner.most_malformed:g}: "
+        "choose a generator that keeps to the form, mend the template, or raise most_malformed"
+    )
+
+
+def _rounds(
+    work: Work, generator: str, questions: Sequence[Question], manner: Manner
+) -> list[Heard]:
+    """Ask until all is answered or the attempts are used up."""
     heard = [Heard() for _ in questions]
     waiting = list(range(len(questions)))
     for attempt in range(manner.attempts):
@@ -118,9 +159,6 @@ def put(work: Work, generator: str, questions: Sequence[Question], manner: Manne
         waiting = [
             i for i in waiting if not heard[i].closed and len(heard[i].answers) < questions[i].n
         ]
-    for question, said in zip(questions, heard, strict=True):
-        if said.answers and len(said.answers) < question.n:
-            work.count("answers missing", question.n - len(said.answers))
     return heard
 
 
@@ -138,6 +176,7 @@ def _request(work: Work, question: Question, n: int, attempt: int, manner: Manne
 def _hear(
     heard: Heard, question: Question, completion: Completion, by: str, manner: Manner, work: Work
 ) -> None:
+    work.count("answers")
     try:
         if not (completion.finished or manner.allow_cut):
             raise Malformed(CUT)

@@ -28,16 +28,21 @@ class Critique(Ask):
     """What is wrong with an answer, and whether it needs revision: `critique` and `verdict`."""
 
     def __init__(
-        self, template: str = "critique", sampling: Sampling = JUDGING, **more: Any
+        self,
+        template: str = "critique",
+        sampling: Sampling = JUDGING,
+        most_malformed: float = 0.2,
+        **more: Any,
     ) -> None:
         """Store the settings.
 
         Args:
             template: Reads `prompt` and `answer`; writes `critique` and `verdict`.
             sampling: How it is drawn.
+            most_malformed: Share of the questions that may come to no answer in form.
             more: As for `Ask`.
         """
-        super().__init__(template, sampling=sampling, **more)
+        super().__init__(template, sampling=sampling, most_malformed=most_malformed, **more)
 
 
 class ErrorSpans(Ask):
@@ -53,6 +58,7 @@ class ErrorSpans(Ask):
         template: str = "error_spans",
         sampling: Sampling = JUDGING,
         field: str = "answer",
+        most_malformed: float = 0.2,
         **more: Any,
     ) -> None:
         """Store the settings.
@@ -61,9 +67,10 @@ class ErrorSpans(Ask):
             template: Reads `prompt` and `answer`; writes `errors`.
             sampling: How it is drawn.
             field: The value that the errors stand in.
+            most_malformed: Share of the questions that may come to no answer in form.
             more: As for `Ask`.
         """
-        super().__init__(template, sampling=sampling, **more)
+        super().__init__(template, sampling=sampling, most_malformed=most_malformed, **more)
         self.field = field
 
     def checked(self, items: list[Item], group: Sequence[Record]) -> list[Item]:

@@ -28,6 +28,7 @@ class Judge(Step):
         attempts: int = 3,
         given: dict[str, Any] | None = None,
         allow_cut: bool = False,
+        most_malformed: float = 0.2,
     ) -> None:
         """Store the settings.
 
@@ -38,6 +39,8 @@ class Judge(Step):
             attempts: How often a question is put until its record falls.
             given: Further names for the template, the same for all records.
             allow_cut: Whether an answer that was cut at the length limit counts.
+            most_malformed: Share of the questions (of 20 or more) that may come to no answer in
+                form before the step stops: what falls then is no fair part of all. 1: never stop.
         """
         self.template = template
         self.generator = generator
@@ -45,11 +48,18 @@ class Judge(Step):
         self.attempts = attempts
         self.given = given
         self.allow_cut = allow_cut
+        self.most_malformed = most_malformed
+        self.manner.check(1, type(self).__name__)
 
     @property
     def manner(self) -> Manner:
         """How it asks."""
-        return Manner(self.sampling, self.attempts, self.allow_cut)
+        return Manner(
+            self.sampling,
+            self.attempts,
+            self.allow_cut,
+            most_malformed=self.most_malformed,
+        )
 
     def needs(self) -> Mapping[str, frozenset[Kind]]:
         return {self.generator: frozenset({Kind.GENERATE})}

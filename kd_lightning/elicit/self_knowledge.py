@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kd_lightning.elicit.ask import Ask
-from kd_lightning.elicit.asking import SAMPLING, Heard, Item, Manner, Question, put
+from kd_lightning.elicit.asking import SAMPLING, Heard, Item, Question, put
 from kd_lightning.elicit.nested import needs_of, through
 from kd_lightning.elicit.template import Template
 from kd_lightning.errors import KDError
@@ -186,7 +187,7 @@ class Accepted(Ask):
             )
             for record in records
         ]
-        heard = put(work, self.generator, questions, Manner(self.sampling, self.attempts))
+        heard = put(work, self.generator, questions, replace(self.manner, logprobs=False))
         return [
             made
             for record, said in zip(records, heard, strict=True)

@@ -14,7 +14,7 @@ from kd_lightning.elicit import parsers
 from kd_lightning.elicit.parsers.base import Parser
 from kd_lightning.elicit.sheet import Part, Sheet
 from kd_lightning.errors import KDError
-from kd_lightning.knowledge.step import digest
+from kd_lightning.knowledge.step import digest, plain
 from kd_lightning.security.time_limit import TooSlowError, time_limit
 from kd_lightning.types import Message, Prompt
 
@@ -37,6 +37,9 @@ class Template:
     it a text to continue. Without any it is one user turn. The file is divided before it is
     rendered: no value can add a turn. It is rendered in Jinja's sandbox, reads no other file, and a
     name that the record does not have is an error.
+
+    Besides the record's values there is `fence`: a line that nobody who wrote one of them could
+    foresee, between which templates put what is to be judged and not obeyed.
     """
 
     def __init__(self, name: str) -> None:
@@ -99,6 +102,8 @@ class Template:
     def prompt(self, values: Mapping[str, Any], record: str) -> Prompt:
         """The question about a record's values; `record` is named in errors."""
         known = {name: value for name, value in values.items() if value is not None}
+        if "fence" in self.source:
+            known.setdefault("fence", f"#### {digest(plain(known))} ####")
         turns: list[Message] = []
         for role, text in self._turns(known, record):
             if turns and turns[-1].role == role and text.strip():

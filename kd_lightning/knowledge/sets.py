@@ -104,6 +104,12 @@ def _parquet(records: Sequence[Record]) -> bytes:
     return out.getvalue()
 
 
+def malformed(step: Mapping[str, Any]) -> str:
+    """How many of a step's answers could not be read; '' where all could."""
+    bad, heard = step["notes"].get("malformed answers", 0), step["notes"].get("answers", 0)
+    return f"{bad:,} of {heard:,} answers malformed ({bad / heard:.1%})" if bad and heard else ""
+
+
 def readme(card: Mapping[str, Any]) -> str:
     """The card as a page, with the metadata that the hub reads."""
     licences = {g["licence"] for g in card["generators"].values()}
@@ -123,6 +129,9 @@ def readme(card: Mapping[str, Any]) -> str:
     for step in card["steps"]:
         fell = ", ".join(f"{n:,} {why}" for why, n in step["dropped"].items()) or "none"
         lines.append(f"| {step['name']} | {step['taken']:,} | {step['given']:,} | {fell} |")
+    bad = [f"{step['name']}: {told}" for step in card["steps"] if (told := malformed(step))]
+    if bad:
+        lines += ["", f"Asked again, since they could not be read: {'; '.join(bad)}."]
     spend = card["spend"]
     lines += [
         "",

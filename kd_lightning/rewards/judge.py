@@ -14,6 +14,7 @@ from kd_lightning.elicit.parsers.base import Malformed
 from kd_lightning.elicit.template import Template
 from kd_lightning.errors import KDError
 from kd_lightning.rewards.base import Around, Asked, Reward, opened, speaker, told
+from kd_lightning.rewards.readable import Readable
 from kd_lightning.teachers.generator import Generator, Kind, Reply, Request
 from kd_lightning.types import Batch, Sampling
 
@@ -42,6 +43,7 @@ class Judge(Reward):
         sampling: Sampling = JUDGING,
         attempts: int = 1,
         given: dict[str, Any] | None = None,
+        most_malformed: float = 0.2,
     ) -> None:
         """Store the settings.
 
@@ -56,6 +58,7 @@ class Judge(Reward):
             sampling: text: how judgements are drawn.
             attempts: text: how often a question is put; above 1 needs a temperature above 0.
             given: Further names for the template.
+            most_malformed: Share of the judgements that may be unreadable before the run stops.
         """
         super().__init__()
         self.template = template
@@ -67,6 +70,8 @@ class Judge(Reward):
         self.sampling = sampling
         self.attempts = attempts
         self.given = given
+        self.most_malformed = most_malformed
+        self._readable = Readable(most_malformed, "Judge")
         if not low < high:
             raise KDError(f"Judge: low ({low}) must be below high ({high})")
         if attempts < 1 or (attempts > 1 and sampling.temperature == 0):
@@ -96,7 +101,7 @@ class Judge(Reward):
         opened(self.generator, device)
 
     def scores(self, batch: Batch, asked: Sequence[Asked]) -> list[float]:
-        judge = speaker(self.generator, self._around, "Judge")
+        judge, malformed = speaker(self.generator, self._around, "Judge"), self._counts["malformed"]
         template = Template(self.template)
         prompts = [template.prompt(self._known(each), each.example.id) for each in asked]
         if self.by == "choices":
@@ -118,6 +123,7 @@ class Judge(Reward):
                 waiting = [i for i in waiting if math.isnan(found[i])]
                 if not waiting:
                     break
+        self._readable.add(len(asked), self._counts["malformed"] - malformed)
         return [2 * (s - self.low) / (self.high - self.low) - 1 for s in found]
 
     def _known(self, asked: Asked) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kd_lightning.elicit.template import Template
 from kd_lightning.errors import KDError
 from kd_lightning.rewards.base import Around, Asked, Reward, opened, speaker, told
 from kd_lightning.rewards.judge import refuse_beginnings
+from kd_lightning.rewards.readable import Readable
 from kd_lightning.teachers.generator import Generator, Kind, Reply, Request
 from kd_lightning.types import Batch, Sampling
 
@@ -45,6 +46,7 @@ class PairJudge(Reward):
         swap: bool = True,
         sampling: Sampling = JUDGING,
         given: dict[str, Any] | None = None,
+        most_malformed: float = 0.2,
     ) -> None:
         """Store the settings.
 
@@ -56,6 +58,7 @@ class PairJudge(Reward):
             swap: Whether the other order is asked too.
             sampling: text: how judgements are drawn.
             given: Further names for the template.
+            most_malformed: Share of the judgements that may be unreadable before the run stops.
         """
         super().__init__()
         self.template = template
@@ -64,6 +67,8 @@ class PairJudge(Reward):
         self.swap = swap
         self.sampling = sampling
         self.given = given
+        self.most_malformed = most_malformed
+        self._readable = Readable(most_malformed, "PairJudge")
 
     @property
     def needs(self) -> Mapping[str, frozenset[Kind]]:  # type: ignore[override]
@@ -98,7 +103,9 @@ class PairJudge(Reward):
                 requests.append(Request(Kind.CHOICES, prompt, texts=("A", "B")))
             else:
                 requests.append(Request(Kind.GENERATE, prompt, how))
+        malformed = self._counts["malformed"]
         shares = [self._first(template, reply) for reply in judge.ask(requests)]
+        self._readable.add(len(requests), self._counts["malformed"] - malformed)
         won: list[list[float]] = [[] for _ in asked]
         for (first, second), share in zip(orders, shares, strict=True):
             won[first].append(share)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 
 from kd_lightning.errors import KDError
 from kd_lightning.models.causal import CausalLM
@@ -57,6 +55,8 @@ class AdapterOff(Teacher):
         return f"AdapterOff:{self.model.transformer.name_or_path}"
 
     def attach(self, student: CausalLM) -> None:
+        from peft import PeftModel  # here, since it takes a second to import
+
         if not isinstance(student.model, PeftModel):
             raise KDError(
                 "AdapterOff is the student without its adapters, and this student has none: write "
@@ -83,6 +83,8 @@ class AdapterOff(Teacher):
 
     def head(self) -> LinearHead:
         """The student's head below its adapter, where it has one."""
+        from peft.tuners.lora import LoraLayer
+
         own = self.model.head
         if not isinstance(own.linear, LoraLayer):
             return own
@@ -96,6 +98,8 @@ class AdapterOff(Teacher):
         (`PeftModel.disable_adapter` would switch the adapters' gradients off and on, and sharded
         weights keep what they were first gathered with.)
         """
+        from peft.tuners.lora import LoraLayer
+
         layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         kept = [dict(layer.scaling) for layer in layers]
         with evaluating(self.model):

@@ -7,7 +7,7 @@ import pytest
 
 from kd_lightning import elicit
 from kd_lightning.curate.dedup import DedupExact
-from kd_lightning.elicit import FromPool, Rate
+from kd_lightning.elicit import Canary, FromPool, Rate
 from kd_lightning.elicit.executors import Calculator
 from kd_lightning.elicit.template import FOLDER
 from kd_lightning.knowledge.step import Step
@@ -58,6 +58,7 @@ STEPS = {
     "Accepted": ({"filters": [DedupExact("answer")], "template": "answer", "generator": "teacher"},
                  any_answer),
     "BestOf": ({"scorer": Rate(ASPECTS, field="candidates"), "generator": "teacher"}, scored),
+    "Canary": ({"judge": Rate(ASPECTS), "passes": 3}, lambda request: "truth: 1\nform: 2"),
     "Compare": ({}, None),
     "Converse": ({}, turns),
     "Debate": ({}, turns),
@@ -108,8 +109,8 @@ def test_settings_follow_the_template_s_text(cls, tmp_path):
     """A changed file makes stored answers void, under an unchanged name."""
     told = json.dumps(build(cls).settings())
     arguments = STEPS.get(cls.__name__, ({}, None))[0]
-    if cls.__name__ in ("Converse", "Debate", "Evolve"):
-        assert told.count('"digest"') >= 2
+    if cls.__name__ in ("Canary", "Converse", "Debate", "Evolve"):
+        assert told.count('"digest"') >= 2 - (cls is Canary)
         return
     path = tmp_path / "own.jinja"
     source = (FOLDER / f"{build(cls).template}.jinja").read_text()
@@ -125,6 +126,9 @@ def test_good_answers_make_records_with_their_descent(cls, tmp_path):
     generator = speaker(cls)
     made, work = run(build(cls), ROWS, tmp_path, teacher=generator)
     assert made and generator.asked
+    if cls is Canary:
+        assert rows_of(made) == rows_of(ROWS), "it looks, and changes nothing"
+        return
     changed = [record for record in made if record.lineage]
     assert changed
     for record in changed:
@@ -168,7 +172,7 @@ def test_bad_answers_are_dropped_with_a_reason(cls, tmp_path):
         return  # log-probabilities have no form
     told = json.dumps([work.tally.dropped, work.tally.notes])
     assert "malformed: " in told
-    if cls.__name__ not in GROWING:
+    if cls.__name__ not in GROWING and cls is not Canary:
         assert not made
         assert {r.id.partition("/")[0] for r, _ in work.fallen} == {r.id for r in ROWS}
         assert sum(work.tally.dropped.values()) == len(work.fallen)

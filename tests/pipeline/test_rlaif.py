@@ -45,9 +45,9 @@ class Oracle(Generator):
         for number, request in enumerate(requests):
             assert request.kind is Kind.CHOICES
             text = request.prompt.messages[-1].content
-            prompt = text.split("Task:\n")[1].split("\n\nAnswer A:")[0]
-            first = text.split("Answer A:\n")[1].split("\n\nAnswer B:")[0]
-            second = text.split("Answer B:\n")[1].split("\n\nWhich answer")[0]
+            prompt = text.split("Task:\n")[1].split("\n\nThe answers stand")[0]
+            first = text.split("Answer A:\n")[1].split("\n#### ")[0]
+            second = text.split("Answer B:\n")[1].split("\n#### ")[0]
             lead = 4 * (right(prompt, first) - right(prompt, second)) + 1
             share = 1 / (1 + math.exp(-lead))
             yield [(number, Reply(choices=(math.log(share), math.log(1 - share))))]

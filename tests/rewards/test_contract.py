@@ -16,6 +16,7 @@ from tests.rewards.kit import Says, batch_of, checked
 
 NAN = float("nan")
 NEEDED = {
+    "Canary": {"reward": Length(low=9, unit="words")},
     "Combine": {"rewards": {"short": Part(Length(high=2, unit="words"))}},
     "Format": {"pattern": "a+"},
     "RewardModel": {"path": "nowhere"},
@@ -29,7 +30,8 @@ def build(cls):
 
 def test_every_reward_is_found_by_its_name():
     assert set(kd_lightning.rewards.__all__) == {
-        "Combine", "Format", "Grade", "Judge", "Length", "PairJudge", "Ratio", "RewardModel",
+        "Canary", "Combine", "Format", "Grade", "Judge", "Length", "PairJudge", "Ratio",
+        "RewardModel",
     }  # fmt: skip
 
 

@@ -74,8 +74,8 @@ def likes_the_first(text):
 
 
 def likes_the_longer(text):
-    first, second = text.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
-    longer = len(first) > len(second.split("\n\nWhich")[0])
+    first, second = (text.split(f"Answer {x}:\n")[1].split("\n#### ")[0] for x in "AB")
+    longer = len(first) > len(second)
     return [math.log(0.8), math.log(0.2)] if longer else [math.log(0.2), math.log(0.8)]
 
 

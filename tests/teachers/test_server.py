@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import socket
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
@@ -213,6 +214,18 @@ def test_a_server_that_is_not_there_is_an_error_after_the_tries():
     with pytest.raises(GeneratorError, match=r"cannot be reached.*3 tries"):
         asked.ask(asks(1))
     asked.close()
+
+
+def test_a_peer_that_takes_the_connection_and_says_nothing_is_given_up():
+    """Half-open: the system accepts for a process that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/v1"
+        asked = ServerTeacher(
+            url, "m", logprobs=False, retries=1, backoff_seconds=0.01, exchange_seconds=0.2
+        )
+        (reply,) = asked.ask(asks(1))
+        assert "no whole answer within" in reply.failure and "2 tries" in reply.failure
+        asked.close()
 
 
 @pytest.mark.parametrize("act", [Act(after=9), Act(drip=0.2), Act(429, b"", {"Retry-After": "0"})])

@@ -13,16 +13,31 @@ from kd_lightning.elicit.parsers.text import one_of
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 
 
+def _written(text: str) -> re.Match[str] | None:
+    """A number that stands alone, perhaps as `4/5`."""
+    return re.fullmatch(rf"({_NUMBER})(?: ?/ ?{_NUMBER})? ?\.?", text.strip().strip("*").strip())
+
+
+def _lines(head: str, marker: str) -> list[str]:
+    """What stands behind each earlier marker, up to the end of its line."""
+    return [part.partition("\n")[0] for part in head.split(marker)[1:]]
+
+
+def _before(head: str, marker: str) -> list[str]:
+    """Numbers that stand alone behind earlier markers."""
+    return [match[1] for line in _lines(head, marker) if (match := _written(line))]
+
+
 @dataclass(frozen=True)
 class Number(Parser):
-    """A number behind a marker, within a range."""
+    """A number behind a marker, within a range; with two different ones there is none."""
 
     low: float
     """The smallest allowed."""
     high: float
     """The greatest allowed."""
     marker: str = "Score:"
-    """Announces it; the last occurrence counts. '': the answer is the number and nothing else."""
+    """Announces it, at the answer's end. '': the answer is the number and nothing else."""
     field: str = "score"
     """The value that it becomes."""
     before: str = ""
@@ -32,11 +47,12 @@ class Number(Parser):
         head, found, tail = text.rpartition(self.marker) if self.marker else ("", "-", text)
         if not found:
             raise Malformed(f"no {self.marker}")
-        told = tail.strip().strip("*").strip()
-        match = re.fullmatch(rf"({_NUMBER})(?: ?/ ?{_NUMBER})? ?\.?", told)
+        match = _written(tail)
         if match is None:
             raise Malformed("no number" if not self.marker else f"no number after {self.marker}")
         value = number(match[1])
+        if self.marker and any(number(m) != value for m in _before(head, self.marker)):
+            raise Malformed(f"two different numbers after {self.marker}")
         if not (math.isfinite(value) and self.low <= value <= self.high):
             raise Malformed(f"not between {self.low:g} and {self.high:g}")
         more = {self.before: filled(head, "the explanation")} if self.before else {}
@@ -50,15 +66,23 @@ class Choice(Parser):
     options: tuple[str, ...]
     """What may be chosen, in any case."""
     marker: str = ""
-    """Announces it; the last occurrence counts. '': the answer is the option and nothing else."""
+    """Announces it, at the answer's end. '': the answer is the option and nothing else."""
     field: str = "verdict"
     """The value that it becomes."""
 
     def parse(self, text: str) -> list[dict[str, Any]]:
-        _, found, tail = text.rpartition(self.marker) if self.marker else ("", "-", text)
+        head, found, tail = text.rpartition(self.marker) if self.marker else ("", "-", text)
         if not found:
             raise Malformed(f"no {self.marker}")
-        return [{self.field: one_of(tail, tuple(self.options), self.marker or "the answer")}]
+        chosen = one_of(tail, tuple(self.options), self.marker or "the answer")
+        for line in _lines(head, self.marker) if self.marker else ():
+            try:
+                before = one_of(line, tuple(self.options), self.marker)
+            except Malformed:
+                continue  # it speaks of the choice, and makes none
+            if before != chosen:
+                raise Malformed(f"two different choices after {self.marker}")
+        return [{self.field: chosen}]
 
 
 @dataclass(frozen=True)

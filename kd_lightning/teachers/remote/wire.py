@@ -12,6 +12,9 @@ from kd_lightning.types import Message, Sampling
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 
+BROKEN = frozenset({"abort", "cancelled", "error"})
+"""Ends that are not the model's own (vLLM, SGLang): what was said until then is no answer."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -126,6 +129,8 @@ def _choice(choice: Any) -> Choice:
             raise RequestError(f"the model refuses: {str(message['refusal'])[:200]}")
     else:
         text = choice.get("text")
+    if reason in BROKEN:
+        raise ExchangeError(f"the server broke the answer off (finish_reason {reason})")
     if reason in ("content_filter", "tool_calls", "function_call"):
         raise RequestError(f"no text but finish_reason {reason}")
     if text is None and reason == "length":
