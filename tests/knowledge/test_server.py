@@ -62,7 +62,7 @@ def test_a_server_that_fails_often_gives_the_set_of_one_that_does_not(tmp_path, 
         folder = tmp_path / name
         folder.mkdir()
         with serving(play) as server:
-            elicitation(folder, server.url, retries=12).run()
+            elicitation(folder, server.url, retries=12, backoff_seconds=0.001).run()
         found[name] = [{k: v for k, v in r.items() if k != "lineage"} for r in rows(folder)]
     assert found["calm"] == found["failing"] and len(found["calm"]) == 12
 
