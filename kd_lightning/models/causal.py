@@ -272,6 +272,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSpec, inputs_need_grad: bool
     """The model with new adapters, its own weights frozen."""
     from peft import LoraConfig, get_peft_model
 
+    loading.keep_derivatives(model)
     if inputs_need_grad:
         model.enable_input_require_grads()
     settings = LoraConfig(

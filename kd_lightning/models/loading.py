@@ -121,6 +121,18 @@ def quantization(kind: str) -> Any | None:
     )
 
 
+def keep_derivatives(model: torch.nn.Module) -> None:
+    """Gradients pass the model's 4-bit layers whatever was computed before.
+
+    On a processor with AVX512-BF16, bitsandbytes packs a layer's weights anew for good when it is
+    first used in evaluation mode (a validation, an answer), and that form has no derivative: what
+    lies before the layer would then be trained by a gradient that lacks it.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
 def new_config(fields: Mapping[str, Any]) -> PretrainedConfig:
     """A transformers configuration from its fields, `model_type` among them."""
     others = {name: value for name, value in fields.items() if name != "model_type"}

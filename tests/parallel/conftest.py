@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.conftest import ROOT
+from tests.parallel import few_bits
 from tests.tiny import save_model
 
 
@@ -42,7 +44,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def together(models: Path) -> dict[str, Any]:
     """Everything that two processes find out."""
-    return launch(2, models, "equal", "sharded", "lora", "resumed", "weights_for_a_while")
+    parts = ["equal", "sharded", "lora", "resumed", "weights_for_a_while"]
+    if find_spec("bitsandbytes") is not None:
+        few_bits.wide(models)
+        parts.append("few_bits")
+    return launch(2, models, *parts)
 
 
 @pytest.fixture

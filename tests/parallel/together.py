@@ -21,7 +21,7 @@ from kd_lightning.parallel.sharding import give_back
 from kd_lightning.parallel.whole import in_one_piece
 from kd_lightning.teachers.own import AdapterOff
 from kd_lightning.types import Sampling
-from tests.parallel import runs
+from tests.parallel import few_bits, runs
 
 GREEDY = Sampling(max_new_tokens=6)
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14]]
@@ -139,6 +139,9 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "resumed": resumed,
     "weights_for_a_while": weights_for_a_while,
     "copies": copies,
+    "few_bits": few_bits.fast,
+    "few_bits_every": few_bits.every,
+    "few_bits_further": few_bits.further,
 }
 
 
