@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
 
+from kd_lightning.rewards.head import write_head
 from tests.faults.parts import trace
 from tests.faults.victim import Victims
 
@@ -15,6 +18,16 @@ def victims(tmp_path_factory):
     made = Victims(tmp_path_factory.mktemp("victims") / "log.txt")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_teacher, tmp_path_factory):
+    """The same with a reward model's head beside its weights: it can teach, and judge."""
+    folder = tmp_path_factory.mktemp("judge") / "model"
+    shutil.copytree(tiny_teacher, folder)
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    write_head(folder, torch.randn(width, generator=torch.Generator().manual_seed(2)))
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,14 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 import kd_lightning.losses as losses
 from kd_lightning.distiller import Distiller
+from kd_lightning.losses.advantages import GRPO
+from kd_lightning.losses.penalties import K3
+from kd_lightning.losses.surrogates import ClippedRatio
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.optim import WarmupCosine
 from kd_lightning.reliability import checkpoint_io, commit
 from kd_lightning.reliability.keeper import Keeper
+from kd_lightning.rewards.reward_model import RewardModel
 from kd_lightning.rollouts.adaptive import OnValidation
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
@@ -39,24 +43,45 @@ DROPOUT = {
 
 
 def distiller(variant: str, teacher: str) -> Distiller:
-    """sft, kl, taid, dropout, accumulate or on_policy."""
+    """A run of this kind; gkd and rlaif with dropout and in micro-batches."""
     loss = {"sft": losses.CrossEntropy, "dropout": losses.CrossEntropy, "taid": losses.TAID}
-    fields = DROPOUT if variant == "dropout" else config(layers=1)
+    loss |= {"gkd": losses.JensenShannon, "rlaif": policy_gradient}
+    rollout = {"on_policy": on_policy, "gkd": gkd, "rlaif": pairs}
+    fields = DROPOUT if variant in ("dropout", "gkd", "rlaif") else config(layers=1)
     return Distiller(
         StudentSpec(config=fields, tokenizer=teacher),
         loss.get(variant, losses.ForwardKL)(),
         MovingAverage(0.5) if variant == "on_policy" else LocalTeacher(teacher),
-        rollout=on_policy() if variant == "on_policy" else None,
+        rollout=rollout[variant]() if variant in rollout else None,
+        reward=RewardModel(teacher) if variant == "rlaif" else None,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         scheduler=lambda optimizer: WarmupCosine(optimizer, warmup=0.2),
-        micro_batch_rows=2 if variant == "accumulate" else None,
+        micro_batch_rows=2 if variant in ("accumulate", "gkd", "rlaif") else None,
         gradient_clip_norm=1.0,
     )
 
 
+DRAWN = Sampling(max_new_tokens=6, temperature=1.0)
+
+
+def gkd() -> Mixed:
+    """The student's own words in half of the rows."""
+    return Mixed(0.5, FromStudent(sampling=DRAWN))
+
+
+def pairs() -> FromStudent:
+    """Two answers to each prompt, to be judged by the reward model."""
+    return FromStudent(n=2, sampling=DRAWN)
+
+
+def policy_gradient() -> losses.PolicyGradient:
+    """GRPO by the reward model's numbers, held to the teacher."""
+    return losses.PolicyGradient(GRPO(), ClippedRatio(), kl=K3())
+
+
 def on_policy() -> Mixed:
     """Everything that a rollout can remember: a coin by validation, a buffer."""
-    drawn = FromStudent(sampling=Sampling(max_new_tokens=6, temperature=1.0))
+    drawn = FromStudent(sampling=DRAWN)
     fraction = OnValidation(start=0.4, by=0.3, margin=-10.0)  # rises at every validation
     return Mixed(fraction, Replay(drawn, capacity=4, reuse=0.5))
 

@@ -11,7 +11,7 @@ from kd_lightning.reliability import commit
 from tests.faults.parts import trace
 from tests.faults.victim import EPOCH, STEPS
 
-VARIANTS = ("sft", "kl", "taid", "dropout", "accumulate", "on_policy")
+VARIANTS = ("sft", "kl", "taid", "dropout", "accumulate", "on_policy", "gkd", "rlaif")
 
 
 def finish(victims, folder, **job):
@@ -20,13 +20,16 @@ def finish(victims, folder, **job):
 
 
 def test_dropout_is_at_work_and_rows_come_once_an_epoch(undisturbed):
-    losses = [{t["loss"] for t in undisturbed(v)[0].values()} for v in ("sft", "dropout")]
+    kinds = ("sft", "dropout", "gkd", "rlaif")
+    losses = [{t["loss"] for t in undisturbed(v)[0].values()} for v in kinds]
     assert all(len(values) == STEPS for values in losses)
     rows = [i for s, t in undisturbed("kl")[0].items() if s <= EPOCH for i in t["ids"]]
     assert len(rows) == len(set(rows)) == 3 * EPOCH
 
 
-@pytest.mark.parametrize(("variant", "step"), zip(VARIANTS, (3, 6, 9, 7, 11, 8), strict=True))
+@pytest.mark.parametrize(
+    ("variant", "step"), zip(VARIANTS, (3, 6, 9, 7, 11, 8, 5, 10), strict=True)
+)
 def test_r1_killed_at_a_step(victims, tmp_path, tiny_teacher, same, variant, step):
     job = {"variant": variant, "teacher": tiny_teacher}
     assert victims.run(tmp_path / "run", kill_at=step, **job) == -signal.SIGKILL

@@ -63,7 +63,7 @@ def test_r1_two_processes_killed_twice(victims, tmp_path, tiny_teacher):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["sft", "kl", "dropout", "accumulate"])
+@pytest.mark.parametrize("variant", ["sft", "kl", "dropout", "accumulate", "gkd", "rlaif"])
 def test_r1_twenty_kills_of_two_processes(victims, tmp_path, tiny_teacher, variant):
     """One run of 40 steps, killed up to 60 ms after a step has begun."""
     draw = random.Random(variant)
