@@ -2,20 +2,24 @@
 
 `python -m benchmarks.reliability [--every 100] [--width 256]` measures, in one process and in turn:
 a training step; the guards of a step (seeding, the finite check, signals); a checkpoint written by
-plain `torch.save`, by the commit protocol (digest, fsync, manifest, rename), and the same in the
-background, where training waits for the copy only. The figure is
+plain `torch.save`, by the same and fsync, by the commit protocol (checksum, fsync, manifest,
+rename), by this without the checksum, and in the background, where training waits for the copy
+only. The figures are
 
     (every x guards + safe save - plain save) / (every x step + plain save)
+    (safe save - the same without checksums) / safe save
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,38 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from kd_lightning.application import quiet
 from kd_lightning.data.skills import Demo
 from kd_lightning.distiller import Distiller
+from kd_lightning.files import checksum, to_disk
 from kd_lightning.losses import ForwardKL
 from kd_lightning.models.spec import StudentSpec
+from kd_lightning.reliability import checkpoint_io
 from kd_lightning.reliability.checkpoint_io import VerifiedIO
 from kd_lightning.reliability.finite import FiniteGuard, NotFinite
 from kd_lightning.reliability.randomness import seed_step
 from kd_lightning.teachers import LocalTeacher
 
-REPEATS = 7
+REPEATS = 21
+
+
+class Unsummed:
+    """In place of a checksum: nothing is read."""
+
+    def update(self, data: Any) -> None:
+        """Do nothing."""
+
+    def hexdigest(self) -> str:
+        """A value of the usual length."""
+        return "0" * 32
+
+
+@contextmanager
+def unsummed() -> Iterator[None]:
+    """Checkpoints are written as ever, without their checksums."""
+    original = checkpoint_io.checksum
+    checkpoint_io.checksum = Unsummed
+    try:
+        yield
+    finally:
+        checkpoint_io.checksum = original
 
 
 class Clock(Callback):
@@ -120,15 +148,37 @@ def main() -> None:
         def background() -> None:
             later.save_checkpoint(clock.state, target)
 
-        saves: dict[str, list[float]] = {"plain": [], "safe": [], "background": []}
-        for _ in range(REPEATS):
-            saves["plain"].append(median(plain, 1))
-            saves["safe"].append(median(lambda: safe.save_checkpoint(clock.state, target), 1))
-            saves["background"].append(median(background, 1))
-            waits.append(median(later.wait, 1))
+        def synced() -> None:
+            plain()
+            to_disk(Path(folder) / "plain.ckpt")
+
+        def committed() -> None:
+            safe.save_checkpoint(clock.state, target)
+
+        def bare() -> None:
+            with unsummed():
+                committed()
+
+        ways: dict[str, Callable[[], None]] = {
+            "plain": plain, "synced": synced, "safe": committed, "unsummed": bare,
+            "background": background,
+        }  # fmt: skip
+        saves: dict[str, list[float]] = {name: [] for name in ways}
+        names = list(ways)
+        for turn in range(REPEATS):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                os.sync()  # what the one before left unwritten is not this one's
+                saves[name].append(median(ways[name], 1))
+                if name == "background":
+                    waits.append(median(later.wait, 1))
         size = target.stat().st_size
+        summed = checksum()
+        content = target.read_bytes()
+        alone = median(lambda: summed.update(content), REPEATS)
         later.teardown()
     one = {name: statistics.median(found) for name, found in saves.items()}
+    apart = [(a - b) / a for a, b in zip(saves["safe"], saves["unsummed"], strict=True)]
     cycle = told.every * step + one["plain"]
     guards = told.every * (seed + check)
     figures = {
@@ -137,14 +187,17 @@ def main() -> None:
         "checkpoint_mb": size / 1e6,
         **{f"save_{name}_ms": 1e3 * seconds for name, seconds in one.items()},
         "written_behind_ms": 1e3 * statistics.median(waits),
+        "checksum_ms": 1e3 * alone,
+        "checksum_share": alone / one["safe"],
+        "checksum_share_by_difference": statistics.median(apart),
         "guards_share": guards / cycle,
         "safe_share": (guards + one["safe"] - one["plain"]) / cycle,
         "background_share": (guards + one["background"] - one["plain"]) / cycle,
         "every": told.every,
     }
     for name, value in figures.items():
-        shown = f"{value:.2%}" if name.endswith("share") else f"{value:,.3f}"
-        print(f"{name:>20} {shown}")
+        shown = f"{value:.2%}" if "share" in name else f"{value:,.3f}"
+        print(f"{name:>28} {shown}")
     print(json.dumps(figures))
 
 

@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from kd_lightning.errors import KDError
 
 LOCK = ".lock"
+CHECKSUM = "xxh3_128"
+_BLOCK = 1 << 20
 
 
 def write(path: Path, parts: Iterable[bytes | memoryview]) -> str:
@@ -42,6 +46,24 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum() -> Any:
+    """A checksum that is updated piece by piece, `CHECKSUM` by name.
+
+    As sure against damage as SHA-256 and about ten times as fast; it proves nothing against
+    somebody who means to deceive. Source: Collet, XXH3 (xxHash 0.8).
+    """
+    return xxhash.xxh3_128()
+
+
+def checksum_of(path: Path) -> str:
+    """The checksum of a file, read once."""
+    found, block = checksum(), memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            found.update(block[:size])
+    return str(found.hexdigest())
 
 
 def to_disk(path: Path) -> None:

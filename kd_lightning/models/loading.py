@@ -128,6 +128,7 @@ def keep_derivatives(model: torch.nn.Module) -> None:
     first used in evaluation mode (a validation, an answer), and that form has no derivative: what
     lies before the layer would then be trained by a gradient that lacks it.
     """
+    layer: Any
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import pickle
 import shutil
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.files import checksum
 from kd_lightning.reliability import commit
 
 PLAIN = (str, int, float, bool, bytes, type(None), torch.dtype, torch.Size, torch.device)
@@ -68,10 +68,10 @@ class VerifiedIO(CheckpointIO):
         aside = commit.temporary(target)
         try:
             with aside.open("wb") as file:
-                stream = _Digesting(file)
+                stream = _Summing(file)
                 torch.save(held, stream)  # type: ignore[arg-type]
-            digests = {target.name: stream.sha256.hexdigest()}
-            commit.publish(aside, target, int(held.get("global_step", 0)), digests)
+            sums = {target.name: stream.sum.hexdigest()}
+            commit.publish(aside, target, int(held.get("global_step", 0)), sums)
         except (OSError, RuntimeError) as error:
             commit.remove(aside)
             if is_full(error) or free_bytes(target) < size:
@@ -108,15 +108,15 @@ class VerifiedIO(CheckpointIO):
         self.wait()
 
 
-class _Digesting:
-    """A file that is digested while it is written."""
+class _Summing:
+    """A file whose checksum is taken while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.sha256 = hashlib.sha256()
+        self.sum = checksum()
         self._file = file
 
     def write(self, data: bytes) -> int:
-        self.sha256.update(data)
+        self.sum.update(data)
         return self._file.write(data)
 
     def flush(self) -> None:

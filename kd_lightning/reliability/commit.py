@@ -1,8 +1,8 @@
 """A checkpoint is there as a whole or not at all: written aside, checksummed, renamed.
 
 A checkpoint is a file with its manifest beside it (`step000300.ckpt.manifest.json`), or a folder
-with its manifest inside (`manifest.json`). The manifest names every file with its size and SHA-256;
-it is the commit mark: what has none was never finished, what differs from it is damaged.
+with its manifest inside (`manifest.json`). The manifest names every file with its size and
+checksum; it is the commit mark: what has none was never finished, what differs from it is damaged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_lightning.errors import KDError
-from kd_lightning.files import digest_of as digest
+from kd_lightning.files import CHECKSUM, checksum_of, digest_of
 from kd_lightning.files import to_disk as _to_disk
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ UNFINISHED = ".writing-"
 """Beginning of the names of what is being written."""
 
 _STEP = re.compile(r"step(\d+)")
-_BLOCK = 1 << 22
+_CHECKSUMS = {CHECKSUM: checksum_of, "sha256": digest_of}
+"""How a file is summed, by the manifest's word; the first is written."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def temporary(target: Path) -> Path:
     return path
 
 
-def publish(written: Path, target: Path, step: int, digests: Mapping[str, str]) -> None:
+def publish(written: Path, target: Path, step: int, sums: Mapping[str, str]) -> None:
     """Make what was written at `temporary(target)` the checkpoint `target`; one process does.
 
     A crash at any moment leaves the former checkpoints and at most an unfinished one. A former
@@ -65,7 +66,7 @@ def publish(written: Path, target: Path, step: int, digests: Mapping[str, str]) 
         written: A file, or a folder of files.
         target: The checkpoint's name.
         step: Optimizer steps done.
-        digests: SHA-256 of the files that were digested while they were written.
+        sums: Checksums of the files that are on the disk and summed already.
     """
     folder = written.is_dir()
     files = {str(p.relative_to(written)): p for p in _files(written)} if folder else {}
@@ -75,7 +76,7 @@ def publish(written: Path, target: Path, step: int, digests: Mapping[str, str]) 
         "step": step,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {
-            name: {"bytes": path.stat().st_size, "sha256": digests.get(name) or digest(path)}
+            name: {"bytes": path.stat().st_size, CHECKSUM: sums.get(name) or checksum_of(path)}
             for name, path in files.items()
         },
     }
@@ -107,18 +108,18 @@ def problem(checkpoint: Path) -> str | None:
         return "it does not exist"
     try:
         told = json.loads(manifest_of(checkpoint).read_text(encoding="utf-8"))
-        named = {str(k): (int(v["bytes"]), str(v["sha256"])) for k, v in told["files"].items()}
+        named = {str(k): (int(v["bytes"]), *_sum_in(v)) for k, v in told["files"].items()}
     except FileNotFoundError:
         return "it was never finished (no manifest)"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return "its manifest cannot be read"
-    for name, (size, sha256) in named.items():
+    for name, (size, kind, value) in named.items():
         path = checkpoint / name if checkpoint.is_dir() else checkpoint
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes and had {size}"
-        if digest(path) != sha256:
+        if _CHECKSUMS[kind](path) != value:
             return f"{name} has changed since it was written (checksum)"
     if checkpoint.is_dir():
         found = {str(p.relative_to(checkpoint)) for p in _files(checkpoint)} - {INSIDE}
@@ -234,6 +235,12 @@ def verify(paths: list[str]) -> int:
             bad += wrong is not None
             print(f"{checkpoint}: {'whole' if wrong is None else wrong}")
     return 1 if bad else 0
+
+
+def _sum_in(told: Mapping[str, Any]) -> tuple[str, str]:
+    """Kind and value of a file's checksum."""
+    kind = next(kind for kind in _CHECKSUMS if kind in told)
+    return kind, str(told[kind])
 
 
 def _unfinished(folder: Path) -> list[Path]:

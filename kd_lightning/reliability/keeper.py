@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from kd_lightning.errors import KDError
+from kd_lightning.files import checksum_of
 from kd_lightning.reliability import commit
 from kd_lightning.reliability.checkpoint_io import VerifiedIO
 from kd_lightning.reliability.ranks import largest
@@ -157,8 +159,9 @@ class Keeper(Checkpoint):
             if self._writes:
                 commit.remove(aside)
             raise
+        sums = sums_of(aside, trainer.global_rank)
         if self._writes:
-            commit.publish(aside, target, trainer.global_step, {})
+            commit.publish(aside, target, trainer.global_step, sums)
         trainer.strategy.barrier("Keeper: committed")
 
     def wait(self) -> None:
@@ -228,6 +231,19 @@ def validation_follows(trainer: Trainer) -> bool:
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
+
+
+def sums_of(folder: Path, rank: int) -> dict[str, str]:
+    """Checksums of the shards in a folder, each by the process that wrote it; a collective call.
+
+    One process alone would read the whole model while the others wait.
+    """
+    mine = {path.name: checksum_of(path) for path in folder.glob(f"__{rank}_*.distcp")}
+    if not dist.is_initialized():
+        return mine
+    every: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(every, mine)
+    return {name: value for part in every for name, value in part.items()}
 
 
 def link(at: Path, target: str) -> None:

@@ -168,7 +168,7 @@ def inject(job: dict[str, Any], folder: Path) -> Keeper:
         commit._write = before(commit._write)
         commit.os.replace = before(os.replace)
         commit.temporary = before(commit.temporary)
-        checkpoint_io._Digesting.write = before(checkpoint_io._Digesting.write)
+        checkpoint_io._Summing.write = before(checkpoint_io._Summing.write)
         FileSystemWriter.write_data = before(FileSystemWriter.write_data)
         FileSystemWriter.finish = before(FileSystemWriter.finish)
     return keeper

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import resource
 import shutil
 from collections import namedtuple
@@ -13,7 +15,8 @@ import torch
 from kd_lightning.cli import main
 from kd_lightning.errors import KDError
 from kd_lightning.reliability import commit
-from kd_lightning.reliability.checkpoint_io import VerifiedIO, _Digesting, plain, read
+from kd_lightning.reliability.checkpoint_io import VerifiedIO, _Summing, plain, read
+from kd_lightning.reliability.keeper import sums_of
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -61,7 +64,7 @@ def test_r3_the_disk_fills_while_it_is_written(tmp_path, monkeypatch, asynchrono
     def full(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_Digesting, "write", full)
+    monkeypatch.setattr(_Summing, "write", full)
     io = VerifiedIO(asynchronous)
     with pytest.raises(KDError, match=r"bytes are free and 1,000,000 are needed.*untouched"):
         io.save_checkpoint(state(2, 2), tmp_path / "step000002.ckpt")
@@ -146,6 +149,32 @@ def test_r4_a_folder_of_shards(tmp_path):
         (two / name).write_bytes(before)
     (two / "extra.pt").touch()
     assert "extra.pt is not in its manifest" in commit.problem(two)
+
+
+def test_r4_each_process_sums_its_own_shards(tmp_path, monkeypatch):
+    target = tmp_path / "step000001.ckpt"
+    aside = commit.temporary(target)
+    aside.mkdir()
+    for name in ("__0_0.distcp", "__1_0.distcp", "__1_1.distcp", "__10_0.distcp", "meta.pt"):
+        (aside / name).write_bytes(name.encode())
+    sums = sums_of(aside, 1)
+    assert set(sums) == {"__1_0.distcp", "__1_1.distcp"}
+    sums |= sums_of(aside, 0) | sums_of(aside, 10)
+    read = []
+    monkeypatch.setattr(commit, "checksum_of", lambda path: read.append(path.name) or "0")
+    commit.publish(aside, target, 1, sums)
+    assert read == ["meta.pt"]  # the rest, by the process that commits
+    assert "meta.pt has changed" in commit.problem(target)
+
+
+def test_r4_checkpoints_with_sha256_are_still_verified(tmp_path):
+    written(tmp_path, 1)
+    path = tmp_path / "step000001.ckpt"
+    told = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    commit.manifest_of(path).write_text(json.dumps({"step": 1, "files": {path.name: told}}))
+    assert commit.problem(path) is None
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert "checksum" in commit.problem(path)
 
 
 def folder_of_shards(place, step):
