@@ -20,12 +20,22 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from kd_lightning.models import recorded
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.generation import end_tokens
+from kd_lightning.models.picking import Picking
 from kd_lightning.types import Sampling
 
 MARGIN = 8
 """Tokens that are decoded beyond a stop text's length: one character may take several."""
+
+REPLACED = frozenset([
+    "_from_model_config", "bos_token_id", "cache_implementation", "do_sample", "eos_token_id",
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams",
+    "num_return_sequences", "pad_token_id", "temperature", "top_k", "top_p",
+    "transformers_version", "use_cache",
+])  # fmt: skip
+"""Generation settings that say nothing about which tokens are likely, or that a draw replaces."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +57,6 @@ class Draw:
         return torch.rand(self.room, generator=source, dtype=torch.float64)
 
 
-def pick(scores: Tensor, shares: Tensor, sampling: Sampling) -> Tensor:
-    r"""Tokens `[B]` drawn from logits `[B, V]` by numbers `shares` `[B]` of [0, 1).
-
-    .. math:: y = \min \{ v : \sum_{w \le v} p_w > u \}, \qquad
-              p = \mathrm{softmax}(z / T) \text{ on the top-k, then on the nucleus}
-
-    The law is that of adding Gumbel noise and taking the largest, with one random number a token
-    in place of one for each id. Sums run in the order of ids, in float64: rounding of a logit moves
-    a border by as much and no more.
-
-    Source: inversion: Devroye 1986, Non-Uniform Random Variate Generation, section III.2; the
-    nucleus: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
-    """
-    logits = scores.double() / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    p = logits.softmax(-1)
-    if sampling.top_p < 1:
-        falling, ids = p.sort(dim=-1, descending=True, stable=True)
-        outside = falling.cumsum(-1) - falling >= sampling.top_p
-        outside[:, 0] = False
-        p = p.masked_fill(torch.zeros_like(outside).scatter(-1, ids, outside), 0.0)
-    sums = p.cumsum(-1)
-    found = torch.searchsorted(sums, shares[:, None] * sums[:, -1:], right=True)
-    return found[:, 0].clamp(max=logits.shape[-1] - 1)
-
-
 class Drawn(NamedTuple):
     """What came of a draw."""
 
@@ -84,43 +66,6 @@ class Drawn(NamedTuple):
     """By an end token or a stop text; False: at the limit."""
     logprobs: tuple[float, ...]
     """log p of each token at temperature 1, over all ids; (): not asked for."""
-
-
-class _Picking(LogitsProcessor):
-    """Leaves to each row the one token that was drawn for it; greedy rows keep their scores."""
-
-    def __init__(
-        self, draws: Sequence[Draw], width: int, steps: int, vocab: int, keep: bool = False
-    ) -> None:
-        self._width, self._vocab, self._last, self._keep = width, vocab, steps - 1, keep
-        self.logprobs: list[Tensor] = []
-        """log p of the tokens `[B]`, step by step."""
-        self._kinds: dict[Sampling, list[int]] = {}
-        self._shares = torch.zeros(len(draws), steps, dtype=torch.float64)
-        for row, draw in enumerate(draws):
-            how = draw.sampling
-            if how.temperature > 0:
-                kind = Sampling(0, how.temperature, how.top_p, how.top_k)
-                self._kinds.setdefault(kind, []).append(row)
-                self._shares[row, : draw.room] = draw.shares()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores = scores.clone()
-        scores[:, self._vocab :] = -torch.inf  # rows of the head that are no tokens
-        # a process that waits for others (sharded weights) makes more tokens than it asked for
-        step = min(int(input_ids.shape[1]) - self._width, self._last)
-        told = scores.clone() if self._keep else scores
-        for kind, rows in self._kinds.items():
-            where = torch.tensor(rows, device=scores.device)
-            shares = self._shares[rows, step].to(scores.device)
-            drawn = pick(scores[where], shares, kind)
-            scores[where] = -torch.inf
-            scores[where, drawn] = 0.0
-        if self._keep:
-            upcast = torch.promote_types(told.dtype, torch.float32)
-            logp = told.to(upcast).log_softmax(-1)
-            self.logprobs.append(logp.gather(-1, scores.argmax(-1, keepdim=True))[:, 0])
-        return scores
 
 
 class _Ending(StoppingCriteria):
@@ -198,21 +143,56 @@ def draw(
         use_cache=True,
     )
     ending = _Ending(draws, width, model.tokenizer)
-    picking = _Picking(draws, width, steps, model.head.vocab, logprobs)
-    out: Any = model.transformer.generate(  # type: ignore[operator]
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([*before, picking]),
-        stopping_criteria=StoppingCriteriaList([ending]),
-        synced_gpus=in_step,
-    )
-    told = torch.stack(picking.logprobs, 1).tolist() if logprobs else [[] for _ in draws]
+    picking = Picking(draws, width, steps, model.head.vocab, logprobs)
+    told = settings.to_diff_dict().items()
+    own = {k for k, v in told if v is not None and v is not False} - REPLACED
+    if not own and not before and not in_step and recorded.possible(model, width, steps):
+        out = _decoded(model, ids, mask, steps, picking, ending, ends)
+    else:
+        out = model.transformer.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([*before, picking]),
+            stopping_criteria=StoppingCriteriaList([ending]),
+            synced_gpus=in_step,
+        )
+    logp = torch.stack(picking.logprobs, 1).tolist() if logprobs else [[] for _ in draws]
     found = []
     for row, draw in enumerate(draws):
         made = out[row, width:].tolist()[: min(draw.room, ending.stopped.get(row, draw.room))]
         end = next((i for i, token in enumerate(made) if token in ends), None)
         kept = made if end is None else made[: end + 1]
         ended = end is not None or row in ending.stopped
-        found.append(Drawn(tuple(kept), ended, tuple(told[row][: len(kept)])))
+        found.append(Drawn(tuple(kept), ended, tuple(logp[row][: len(kept)])))
     return found
+
+
+def _decoded(
+    model: CausalLM,
+    ids: Tensor,
+    mask: Tensor,
+    steps: int,
+    picking: Picking,
+    ending: _Ending,
+    ends: Sequence[int],
+) -> Tensor:
+    """Prompts and answers `[B, P + made]`: what generation makes, by steps that are recorded.
+
+    What stands behind an answer's end is anything.
+    """
+    width = ids.shape[1]
+    out = torch.cat([ids, ids.new_zeros(len(ids), steps)], 1)
+    last = torch.tensor(ends)
+    over = torch.zeros(len(ids), dtype=torch.bool)
+    decoding = recorded.Decoding(model, ids, mask, steps)
+    scores = decoding.scores
+    for step in range(steps):
+        chosen = picking.choose(step, scores)
+        out[:, width + step] = chosen
+        made = out[:, : width + step + 1]
+        over |= torch.isin(chosen, last) | ending(made, None)
+        if step + 1 == steps or bool(over.all()):
+            return made
+        scores = decoding(chosen)
+    return ids

@@ -39,8 +39,9 @@ class Engine(ABC):
 class Generate(Engine):
     """Generation of transformers, with a cache of keys and values: works wherever it does.
 
-    A batch that does not fit into the device's memory is halved once, and with it all that follow;
-    what is drawn stays the same.
+    On a CPU the steps of most models are recorded and played (`models/recorded.py`). A batch that
+    does not fit into the device's memory is halved once, and with it all that follow; what is drawn
+    stays the same.
     """
 
     def __init__(self, rows: int = 64, tokens: int = 65536) -> None:

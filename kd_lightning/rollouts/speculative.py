@@ -12,8 +12,9 @@ from torch import Tensor
 from kd_lightning.data.collate import Collate
 from kd_lightning.data.encoding import Encoded
 from kd_lightning.errors import KDError
-from kd_lightning.models.drawing import Draw, Drawn, pick
+from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.models.generation import end_tokens
+from kd_lightning.models.picking import pick
 from kd_lightning.rollouts.base import Moment
 from kd_lightning.rollouts.chance import share
 from kd_lightning.rollouts.drawn import FREE, DrawnAnswers

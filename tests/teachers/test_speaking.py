@@ -11,7 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from kd_lightning.data.skills.demo import Demo
 from kd_lightning.errors import KDError
-from kd_lightning.models.drawing import Draw, pick
+from kd_lightning.models.drawing import Draw
+from kd_lightning.models.picking import pick
 from kd_lightning.models.placement import Placement
 from kd_lightning.models.scoring import Row, logprobs
 from kd_lightning.teachers.generator import Kind, Request
