@@ -64,6 +64,7 @@ class Distiller(LightningModule):
         answers: Sampling = Sampling(),  # noqa: B008 (frozen)
         not_finite: NotFinite = NotFinite(),  # noqa: B008 (frozen)
         kernel: backends.Kernel = "auto",
+        terms_override: str | None = None,
     ) -> None:
         """The parts of a distillation.
 
@@ -82,8 +83,8 @@ class Distiller(LightningModule):
             graded_rows: rows of each validation that the student answers and the skill grades.
             answers: how answers are drawn in validation, test and predict.
             not_finite: what happens when a loss or a gradient is not a finite number.
-            kernel: what computes losses on tokens: torch, compile (torch.compile), triton (on CUDA
-                devices); auto: what is fastest.
+            kernel: what computes losses on tokens (triton: on CUDA); auto: what is fastest.
+            terms_override: why training is allowed where a licence says no-train; for the card.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -91,7 +92,7 @@ class Distiller(LightningModule):
         self.spec = student
         self.loss = loss
         self.teacher = teacher
-        self.answering = Answering(rollout, reward, teacher)
+        self.answering = Answering(rollout, reward, teacher, terms_override)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.micro_batch_rows = micro_batch_rows
@@ -122,6 +123,7 @@ class Distiller(LightningModule):
         if hasattr(self, "student"):
             return
         data = getattr(self.trainer, "datamodule", None)
+        self.answering.allowed(self.trainer.state.fn is TrainerFn.FITTING)
         check_pair(self.loss, self.teacher, lambda: self.tokenizer, data)
         self.answering.check(self.loss, data)
         device, half = self.trainer.strategy.root_device, "16" in str(self.trainer.precision)

@@ -181,6 +181,7 @@ class KDTrainer(Trainer):
         teacher = model.teacher
         if teacher is None or Signal.LOGITS not in teacher.offers:
             raise KDError("cache needs a teacher that gives logits: write model.teacher")
+        model.answering.rights()
         data = self.joined(model, datamodule)
         chosen = splits or ["train", "validation", "test"]
         if data.streaming:

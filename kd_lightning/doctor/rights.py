@@ -15,6 +15,7 @@ from kd_lightning.teachers.server import ServerTeacher
 
 def licences(patient: Patient) -> Iterator[Finding]:
     """What is known of the rights to teacher, student and data."""
+    patient.distiller.answering.rights()  # refuses terms that forbid it
     stated: dict[str, str] = {}
     for callback in getattr(patient.trainer, "callbacks", []):
         stated |= getattr(callback, "licences", {})

@@ -67,7 +67,9 @@ def make_card(
     examples = _examples(data)
     sources = sources_of(data)
     licences = {
-        "teacher": facts.licences.get("teacher") or (licence_of(teacher) if teacher else None),
+        "teacher": facts.licences.get("teacher")
+        or getattr(distiller.teacher, "licence", None)
+        or (licence_of(teacher) if teacher else None),
         "student": facts.licences.get("student") or (licence_of(origin) if origin else None),
         "data": facts.licences.get("data") or licence_in(examples),
     }
@@ -112,6 +114,7 @@ def make_card(
             for name, what in used.items()
             if what
         ],
+        *_override(distiller),
         "",
     ]
     if facts.results:
@@ -130,6 +133,14 @@ def make_card(
         commit += " with changes"
     lines += ["## Versions", "", versions + commit, ""]
     return ModelCard("\n".join(lines))
+
+
+def _override(distiller: Distiller) -> list[str]:
+    """Why it was trained on what the terms forbid, where that was stated."""
+    told = (
+        distiller.answering.rights().get("override") if distiller.answering.terms_override else None
+    )
+    return [f"- terms of {', '.join(told['of'])}: {told['statement']}"] if told else []
 
 
 def described(thing: Any) -> str:

@@ -134,6 +134,7 @@ class Elicitation:
         """Refuse at set-up what could only fail later; what the card must say of rights."""
         if not self.steps:
             raise KDError("there is nothing to do: write at least one of `steps`")
+        rights = refuse_no_train(self.generators, self.terms_override)  # before anything is asked
         for number, step in enumerate(self.steps, 1):
             step.settings()  # reads its templates and pools: what is missing is named now
             for name, kinds in step.needs().items():
@@ -145,7 +146,7 @@ class Elicitation:
                         "or bind the step to another one"
                     )
                 self.generators[name].require(kinds, who)
-        return refuse_no_train(self.generators, self.terms_override)
+        return rights
 
     def _step(
         self, step: Step, place: Path, records: Sequence[Record], chain: str

@@ -117,6 +117,16 @@ class Reward(ABC):
         yield from ((name, float(counts[name])) for name in sorted(counts))
 
 
+def judges(reward: Reward | None) -> Iterator[Generator]:
+    """The generators that a reward and its parts have for themselves."""
+    if reward is not None:
+        own = getattr(reward, "generator", None)
+        if own is not None:
+            yield own
+        for part in reward.parts:
+            yield from judges(part)
+
+
 def speaker(own: Generator | None, around: Around, who: str) -> Generator:
     """Who judges: a generator of the reward's own, or the run's teacher."""
     if own is not None:

@@ -13,13 +13,15 @@ from torch import Tensor
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.shared import why_not
 from kd_lightning.reliability.randomness import StepRandomness
-from kd_lightning.rewards.base import Around, Reward
+from kd_lightning.rewards.base import Around, Reward, judges
 from kd_lightning.rollouts import watch
 from kd_lightning.rollouts.base import Rollout
 from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.judged import Judging
 from kd_lightning.rollouts.preflight import check_parts, check_tokens
 from kd_lightning.teachers.base import Teacher
+from kd_lightning.teachers.generator import Generator
+from kd_lightning.teachers.rights import refuse_no_train
 from kd_lightning.types import Asking, Batch, Progress
 
 
@@ -27,7 +29,11 @@ class Answering:
     """Answers in place of the data's, for every step of a run."""
 
     def __init__(
-        self, rollout: Rollout | None, reward: Reward | None, teacher: Teacher | None
+        self,
+        rollout: Rollout | None,
+        reward: Reward | None,
+        teacher: Teacher | None,
+        terms_override: str | None = None,
     ) -> None:
         """Store the settings.
 
@@ -35,13 +41,29 @@ class Answering:
             rollout: Whose words a step learns from; None: the data's.
             reward: How good they are; None: nobody judges.
             teacher: Who knows, if anybody.
+            terms_override: Why training is allowed where terms of use forbid it.
         """
         self.rollout = rollout or FromData()
         self.judging = None if reward is None else Judging(reward)
         self.teacher = teacher
+        self.terms_override = terms_override
         self._watch = watch.LengthWatch()
         self._sums = torch.zeros(len(watch.SUMS), dtype=torch.float64)
         self._said = False
+
+    def rights(self) -> dict[str, Any]:
+        """What the card must say of the terms of those who teach and judge, or a refusal."""
+        asked: dict[str, Generator] = {}
+        if self.teacher is not None:
+            asked[f"teacher {self.teacher.name}"] = self.teacher
+        reward = None if self.judging is None else self.judging.reward
+        asked |= {f"judge {judge.name}": judge for judge in judges(reward)}
+        return refuse_no_train(asked, self.terms_override)
+
+    def allowed(self, trained: bool) -> None:
+        """Refuse, before anything is asked, to train where terms of use forbid it."""
+        if trained:
+            self.rights()
 
     def check(self, loss: Asking, data: Any) -> None:
         """Refuse, before anything is loaded, what could only fail later."""

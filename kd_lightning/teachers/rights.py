@@ -41,7 +41,7 @@ def refuse_no_train(generators: Mapping[str, Generator], override: str | None) -
         named = ", ".join(f"{name} ({licences[name]})" for name in barred)
         raise KDError(
             f"nothing may be trained on the outputs of {named}: take another generator, or, if "
-            "you have the right, state why as `override`, which the card of the set will carry"
+            "you have the right, state why as `terms_override`, which the card will carry"
         )
     card: dict[str, Any] = {"licences": {n: v or NOT_STATED for n, v in licences.items()}}
     if barred:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kd_lightning.errors import KDError
-from kd_lightning.teachers import rules
+from kd_lightning.evaluation.card import make_card
+from kd_lightning.rewards import Judge
+from kd_lightning.teachers import ServerTeacher, rules
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.teachers.rights import forbids, licence_of, refuse_no_train, strictest
 from kd_lightning.teachers.scripted import Scripted
+from tests.parallel import runs
+from tests.teachers.hostile import serving
 
 
 def speaker(licence: str | None) -> Scripted:
@@ -24,7 +28,7 @@ POOL = {
 
 @pytest.mark.parametrize("override", [None, "", "  "])
 def test_a_no_train_generator_is_refused_by_name(override):
-    with pytest.raises(KDError, match=r"closed \(vendor-terms-no-train\).*`override`"):
+    with pytest.raises(KDError, match=r"closed \(vendor-terms-no-train\).*`terms_override`"):
         refuse_no_train(POOL, override)
 
 
@@ -62,3 +66,28 @@ def test_a_teachers_own_card_states_its_licence(tmp_path):
     with pytest.raises(KDError, match="no-train"):
         refuse_no_train({"teacher": LocalTeacher(str(tmp_path))}, None)
     assert LocalTeacher(str(tmp_path), licence="mit").licence == "mit"
+
+
+def test_training_on_a_no_train_teacher_ends_before_the_first_request(tmp_path, tiny_teacher):
+    with serving() as server:
+        closed = ServerTeacher(server.url, "m", licence="terms, no-train")
+        with pytest.raises(KDError, match=r"teacher m \(terms, no-train\).*`terms_override`"):
+            runs.run(tiny_teacher, tmp_path, "sft", "auto", steps=1, told=closed)
+        assert server.seen == []
+
+
+def test_so_does_training_by_a_no_train_judge(tmp_path, tiny_teacher):
+    judge = Judge("quality", generator=speaker("no-train"))
+    with pytest.raises(KDError, match=r"judge .*\(no-train\).*`terms_override`"):
+        runs.run(tiny_teacher, tmp_path, "kl", "auto", steps=1, reward=judge)
+
+
+def test_with_a_statement_it_trains_and_the_card_says_so(tmp_path, tiny_teacher):
+    folder = tiny_teacher
+    told = LocalTeacher(folder, licence="terms, no-train")
+    made = runs.run(
+        folder, tmp_path, "kl", "auto", steps=1, told=told, terms_override="a contract of ours"
+    )
+    card = str(make_card(made["model"]))
+    assert f"terms of teacher {folder}: a contract of ours" in card
+    assert "terms, no-train" in card
