@@ -20,6 +20,9 @@ from kd_lightning.errors import KDError
 IGNORE = -100
 """Target of a position that nothing is learned from."""
 
+CONDITION = "condition"
+"""Field of an example's `meta`: what an answer to it was drawn under, for rewards."""
+
 
 class Signal(StrEnum):
     """What a loss may need and a teacher may offer."""

@@ -12,8 +12,9 @@ from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.rollouts.answers import Answer, Asked
 from kd_lightning.rollouts.base import Moment, Rollout
 from kd_lightning.rollouts.chance import number
+from kd_lightning.rollouts.conditions import Conditions
 from kd_lightning.rollouts.engines import Engine, Generate, room
-from kd_lightning.types import Completion, Sampling, Source
+from kd_lightning.types import CONDITION, Completion, Sampling, Source
 
 FREE = Sampling(temperature=1.0)
 """The policy itself: temperature 1, all tokens."""
@@ -32,6 +33,7 @@ class DrawnAnswers(Rollout, ABC):
         mask_truncated: bool = False,
         document_prompt: int = 16,
         engine: Engine | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         """Store the settings.
 
@@ -43,6 +45,7 @@ class DrawnAnswers(Rollout, ABC):
             document_prompt: Tokens of a document (text without roles) that are given; the rest is
                 drawn.
             engine: What draws; null: Generate.
+            conditions: What the prompt is given beside the question while an answer is drawn.
         """
         if n < 1:
             raise KDError(f"n must be at least 1, not {n}")
@@ -55,6 +58,7 @@ class DrawnAnswers(Rollout, ABC):
         self.mask_truncated = mask_truncated
         self.document_prompt = document_prompt
         self.engine = engine
+        self.conditions = conditions
         self._engine = engine or Generate()
 
     @abstractmethod
@@ -62,22 +66,47 @@ class DrawnAnswers(Rollout, ABC):
         """One answer for each; a collective call."""
 
     def answers(self, rows: Sequence[Asked], moment: Moment) -> list[list[Answer]]:
-        draws = [draw for row in rows for draw in self._draws(row, moment)]
+        told = [self._told(row, moment) for row in rows]
+        draws = [
+            draw
+            for row, texts in zip(rows, told, strict=True)
+            for draw in self._draws(row, texts, moment)
+        ]
         drawn = iter(zip(draws, self.draw(draws, moment), strict=True))
-        return [[self._answer(row, *next(drawn), moment) for _ in range(self.n)] for row in rows]
+        return [
+            [self._answer(row, *next(drawn), text, moment) for text in texts]
+            for row, texts in zip(rows, told, strict=True)
+        ]
 
-    def _draws(self, row: Asked, moment: Moment) -> list[Draw]:
-        prompt = row.cut(self.document_prompt)
+    def _told(self, row: Asked, moment: Moment) -> list[str]:
+        """The condition of each answer; "": none."""
+        if self.conditions is None:
+            return [""] * self.n
+        seed = self.sampling.seed
+        return [self.conditions.of(row, i, moment, seed) for i in range(self.n)]
+
+    def _draws(self, row: Asked, texts: Sequence[str], moment: Moment) -> list[Draw]:
+        prompts = [row.cut(self.document_prompt)] * self.n
+        if self.conditions is not None:
+            prompts = self.conditions.prompts(row, texts, moment.student)
         seed = number(moment.seed, self.sampling.seed, moment.step, row.name)
         how = replace(self.sampling, seed=seed)
-        most = room(moment.student, prompt, how.max_new_tokens)
-        return [Draw(prompt, how, most, i) for i in range(self.n)]
+        rooms = [room(moment.student, prompt, how.max_new_tokens) for prompt in prompts]
+        return [
+            Draw(p, how, most, i) for i, (p, most) in enumerate(zip(prompts, rooms, strict=True))
+        ]
 
-    def _answer(self, row: Asked, draw: Draw, drawn: Drawn, moment: Moment) -> Answer:
+    def _answer(self, row: Asked, draw: Draw, drawn: Drawn, text: str, moment: Moment) -> Answer:
         completion = spoken(moment.student, drawn)
         counted = drawn.ended or not self.mask_truncated
         behaviour = drawn.logprobs if self.knows_behaviour else ()
-        return row.answer(draw.prompt, completion, self.source, behaviour, counted)
+        if self.conditions is None:
+            return row.answer(draw.prompt, completion, self.source, behaviour, counted)
+        prompt = draw.prompt if self.conditions.trained else row.prompt
+        made = row.answer(prompt, completion, self.source, behaviour, counted)
+        assert made.example is not None  # conditions refuse a row without
+        meta = {**made.example.meta, CONDITION: text}
+        return replace(made, example=replace(made.example, meta=meta))
 
 
 def spoken(model: CausalLM, drawn: Drawn) -> Completion:

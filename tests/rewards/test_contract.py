@@ -16,6 +16,7 @@ from tests.rewards.kit import Says, batch_of, checked
 
 NAN = float("nan")
 NEEDED = {
+    "ByCondition": {"values": {"good:": 1.0}},
     "Canary": {"reward": Length(low=9, unit="words")},
     "Combine": {"rewards": {"short": Part(Length(high=2, unit="words"))}},
     "Format": {"pattern": "a+"},
@@ -30,7 +31,8 @@ def build(cls):
 
 def test_every_reward_is_found_by_its_name():
     assert set(kd_lightning.rewards.__all__) == {
-        "Canary", "Combine", "Format", "Grade", "Judge", "Length", "PairJudge", "Ratio",
+        "ByCondition", "Canary", "Combine", "Format", "Grade", "Judge", "Length", "PairJudge",
+        "Ratio",
         "RewardModel",
     }  # fmt: skip
 
