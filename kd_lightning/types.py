@@ -192,6 +192,7 @@ class Batch:
         advantages: Tensor | None = None,  # [B, T] or [B]: in place of those made from rewards
         answers: tuple[Completion, ...] = (),  # what was drawn, beside `examples`, for graders
         shared: tuple[int, ...] = (),  # leading tokens that a row has in common with the row above
+        values: Tensor | None = None,  # [B, T] what a value head expected when the words were drawn
     ) -> None:
         self.input_ids = input_ids
         self.attention_mask = attention_mask
@@ -209,6 +210,7 @@ class Batch:
         self.advantages = advantages
         self.answers = answers
         self.shared = shared
+        self.values = values
         if lengths:
             vars(self)["lengths"] = lengths
 

@@ -45,7 +45,7 @@ BELOW = {
     },
     "rollouts": {
         "types", "errors", "discovery", "schedules", "models", "data", "teachers", "reliability",
-        "rewards",
+        "rewards", "losses",
     },
     "parallel": {"types", "errors", "models", "teachers", "reliability"},
     "distiller": {

@@ -39,6 +39,18 @@ class Loss(nn.Module, ABC):
         """Whether unbiased estimates of the teacher's probabilities give unbiased gradients."""
         return not self.needs
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `remember` has something to say."""
+        return False
+
+    def remember(self, student: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """What must not move while a batch of answers serves several steps.
+
+        Of the student that drew them: names of the batch's fields to values `[B, T]`.
+        """
+        return {}
+
     def begin_step(self, progress: Progress) -> None:
         """Called before each optimizer step, on all ranks alike: schedules move here."""
 

@@ -51,6 +51,7 @@ class Scope:
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, rows: Tensor
     ) -> None:
         """For chunks of the flat positions `rows [N]`."""
+        self.rows = rows
         self.targets = batch.targets.flatten()[rows].clamp_min(0)
         sparse = None if teacher is None else teacher.sparse
         self.sparse = None if sparse is None else at_positions(sparse, batch, rows)
@@ -64,8 +65,11 @@ class Scope:
         """Tokens `there` among the rows, with their logits `[n, V_s]` and `[n, V_t]`."""
         if self.sparse is not None:
             few = take(self.sparse, there)
-            return SparseTokens(student, few, self.targets[there], self.vocab)
-        return Tokens(student, teacher, self.targets[there], self.vocab)
+            made: Tokens = SparseTokens(student, few, self.targets[there], self.vocab)
+        else:
+            made = Tokens(student, teacher, self.targets[there], self.vocab)
+        made.places = self.rows[there]
+        return made
 
 
 def over_tokens(

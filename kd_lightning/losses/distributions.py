@@ -11,6 +11,8 @@ class Tokens:
 
     complete = True
     """Whether the student's compared probabilities add up to 1."""
+    places: Tensor | None = None
+    """Flat positions of the tokens in the batch, `[N]`, for losses that differ from row to row."""
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Tokens:
         leaf = self.student.detach().requires_grad_()
         same = Tokens(leaf, self.teacher, self.targets, self.vocab)
         same._made = {key: made for key, made in self._made.items() if key[0] == "t"}
+        same.places = self.places
         return same
 
     def _log(self, who: str, logits: Tensor, temperature: float) -> Tensor:

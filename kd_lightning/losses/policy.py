@@ -34,9 +34,11 @@ class PolicyGradient(AnswerLoss):
 
     .. math:: r_t = -\beta \big(\log q(y_t) - \log q_0(y_t)\big) + [t = T]\, r
 
-    with the student's present q, whoever drew the word. `advantages` in the batch stand in for
-    those made here. Terms: `policy`, `kl`, `entropy`, `value`. Reward and divergence together,
-    (1 - a) r - a D: a `Weighted` of this and a divergence.
+    with the student's present q, whoever drew the word (`reward_policy: drawn`: the q that drew
+    it). Answers that serve several steps (`Reuse`) bring what the value head expected when they
+    were drawn: advantages and returns are then those of that moment, step after step. `advantages`
+    in the batch stand in for those made here. Terms: `policy`, `kl`, `entropy`, `value`. Reward and
+    divergence together, (1 - a) r - a D: a `Weighted` of this and a divergence.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class PolicyGradient(AnswerLoss):
         value: ValueHead | None = None,
         value_weight: float = 0.5,
         reference: Reference = "teacher",
+        reward_policy: Literal["present", "drawn"] = "present",
     ) -> None:
         """Store the settings.
 
@@ -70,6 +73,8 @@ class PolicyGradient(AnswerLoss):
             value_weight: Of its error [nu].
             reference: teacher, the teacher is the reference; cached, its log-probabilities come
                 with the batch.
+            reward_policy: Whose q the penalty in the reward is about: present, the student's of the
+                step; drawn, that of the policy that drew the words, where it is known (PPO).
         """
         super().__init__()
         for name, number in (("reward_kl", reward_kl), ("kl_weight", kl_weight)):
@@ -89,6 +94,7 @@ class PolicyGradient(AnswerLoss):
         self.normalise = normalise
         self.length = length
         self.reward_kl = reward_kl
+        self.reward_policy = reward_policy
         self.kl = kl
         self.kl_weight = kl_weight
         self.entropy_weight = entropy_weight
@@ -111,6 +117,13 @@ class PolicyGradient(AnswerLoss):
 
     def ready(self, batch: Batch) -> bool:
         return batch.reward is not None or batch.advantages is not None or self.reward_kl > 0
+
+    @property
+    def remembers(self) -> bool:
+        return self.value is not None
+
+    def remember(self, student: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        return {} if self.value is None else {"values": self.value(student.hidden)}
 
     # ---- what counts --------------------------------------------------------------------------
 
@@ -168,7 +181,9 @@ class PolicyGradient(AnswerLoss):
         old = logp.detach() if batch.behaviour is None else batch.behaviour
         fixed = self._reference(teacher, batch) if self._refers else torch.zeros_like(logp)
         values = None if self.value is None else self.value(student.hidden)
-        advantages, returns = self._advantages(batch, where, logp, fixed, values)
+        drawn = old if self.reward_policy == "drawn" else logp
+        before = values if batch.values is None or values is None else batch.values.to(values)
+        advantages, returns = self._advantages(batch, where, drawn, fixed, before)
         surrogate = self.surrogate or ScoreFunction()
         terms = {"policy": surrogate(logp, old, advantages, where)}
         if self.kl is not None:

@@ -11,11 +11,20 @@ from torch import Tensor
 from kd_lightning.errors import KDError
 from kd_lightning.kernels.formula import Family, Formula
 from kd_lightning.losses.base import Divergence
+from kd_lightning.losses.distributions import Tokens
 from kd_lightning.losses.kl import kl, kl_and_terms
 
 
 class Skewed(Divergence, ABC):
-    """What the two skewed divergences share: the strength of the skew."""
+    """What the two skewed divergences share: the strength of the skew.
+
+    `each`, where somebody sets it, holds a strength of its own for each position of the batch.
+    """
+
+    varies = False
+    """Whether `each` will be set: then no kernel knows the loss as a formula."""
+    each: Tensor | None = None
+    """`[B * T]`, strictly between 0 and 1, no gradient."""
 
     def __init__(
         self, skew: float = 0.1, temperature: float = 1.0, square_temperature: bool = False
@@ -36,15 +45,47 @@ class Skewed(Divergence, ABC):
             )
         self.skew = skew
 
+    def per_row(self, tokens: Tokens) -> Tensor:
+        self._look(tokens)
+        return super().per_row(tokens)
+
+    def with_slope(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        self._look(tokens)
+        return super().with_slope(tokens)
+
+    def formula(self) -> Formula | None:
+        return None if self.varies else super().formula()
+
+    @property
+    def states_slope(self) -> bool:
+        return super().states_slope and not self.varies
+
+    def _look(self, tokens: Tokens) -> None:
+        """The strengths of the chunk's tokens, `[N, 1]`."""
+        self._here: Tensor | None = None
+        if self.each is not None:
+            assert tokens.places is not None
+            self._here = self.each[tokens.places][:, None]
+
+    @property
+    def share(self) -> float | Tensor:
+        """Of the first distribution in the second: a number, or `[N, 1]`."""
+        here: Tensor | None = getattr(self, "_here", None)
+        return self.skew if here is None else here
+
     def skewed_kl(self, log_a: Tensor, log_b: Tensor) -> Tensor:
         """KL(a || skew * a + (1 - skew) * b), `[N]`."""
         return kl(log_a, self.skewed(log_a, log_b))
 
     def skewed(self, log_a: Tensor, log_b: Tensor) -> Tensor:
         """log(skew * a + (1 - skew) * b), `[N, V]`."""
-        if self.skew == 0:
+        share = self.share
+        if isinstance(share, Tensor):
+            share = share.to(log_a.dtype)
+            return torch.logaddexp(log_a + share.log(), log_b + (-share).log1p())
+        if share == 0:
             return log_b
-        return torch.logaddexp(log_a + math.log(self.skew), log_b + math.log1p(-self.skew))
+        return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 
 class SkewForwardKL(Skewed):
@@ -72,7 +113,7 @@ class SkewForwardKL(Skewed):
     ) -> tuple[Tensor, Tensor]:
         log_m = self.skewed(log_t, log_s)
         value, p, _ = kl_and_terms(log_t, log_m)
-        return value, (log_s - log_m).exp_().mul_(p).mul_(self.skew - 1)
+        return value, (log_s - log_m).exp_().mul_(p).mul_(self.share - 1)
 
 
 class SkewReverseKL(Skewed):
@@ -100,6 +141,6 @@ class SkewReverseKL(Skewed):
     ) -> tuple[Tensor, Tensor]:
         log_m = self.skewed(log_s, log_t)
         value, q, terms = kl_and_terms(log_s, log_m)
-        if self.skew > 0:  # the mixture moves with the student
-            terms -= (log_s - log_m).exp_().mul_(q).mul_(self.skew)
+        if isinstance(self.share, Tensor) or self.share > 0:  # the mixture moves with the student
+            terms -= (log_s - log_m).exp_().mul_(q).mul_(self.share)
         return value, terms

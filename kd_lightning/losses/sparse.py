@@ -90,7 +90,9 @@ class SparseTokens(Tokens):
 
     def with_leaf(self) -> Tokens:
         leaf = self.student.detach().requires_grad_()
-        return SparseTokens(leaf, self.sparse, self.targets, self.vocab)
+        same = SparseTokens(leaf, self.sparse, self.targets, self.vocab)
+        same.places = self.places
+        return same
 
     def by(self, support: Support) -> SparseTokens:
         """The same tokens, compared in another way."""

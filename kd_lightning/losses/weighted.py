@@ -81,6 +81,16 @@ class Weighted(Loss):
     def linear_in_teacher(self) -> bool:
         return all(loss.linear_in_teacher for _, loss in self._each())
 
+    @property
+    def remembers(self) -> bool:
+        return any(loss.remembers for _, loss in self._each())
+
+    def remember(self, student: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for _, loss in self._each():
+            found |= loss.remember(student, batch)
+        return found
+
     def weights(self) -> dict[str, float]:
         """The weight of each term in the present step."""
         return {

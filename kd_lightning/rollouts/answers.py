@@ -135,7 +135,9 @@ def together(
         group=torch.tensor(groups),
         examples=tuple(a.example for _, a in flat if a.example is not None),
         answers=tuple(a.completion for _, a in flat),
-        behaviour=_behaviour(made, [a for _, a in flat]) if with_behaviour else None,
+        behaviour=placed(made, [(a.start, a.behaviour) for _, a in flat])
+        if with_behaviour
+        else None,
         shared=_shared(flat, len(rows)),
         lengths=tuple(len(row.row if isinstance(row, Filler) else row) - 1 for row in rows),
     ).to(batch.input_ids.device)
@@ -153,12 +155,11 @@ def _filler(pad: int) -> Filler:
     return Filler(Encoded(Example("", ()), ids, np.zeros(2, np.float32)))
 
 
-def _behaviour(batch: Batch, answers: Sequence[Answer]) -> torch.Tensor:
-    """`[B, T]` float32; 0 where nothing was drawn."""
+def placed(batch: Batch, told: Sequence[tuple[int, Sequence[float]]]) -> torch.Tensor:
+    """Numbers of each row's answer, which begins at `start`: `[B, T]` float32; 0 elsewhere."""
     found = torch.zeros(batch.targets.shape)
-    for row, answer in enumerate(answers):
-        place = answer.start - 1
-        found[row, place : place + len(answer.behaviour)] = torch.tensor(answer.behaviour)
+    for row, (start, numbers) in enumerate(told):
+        found[row, start - 1 : start - 1 + len(numbers)] = torch.tensor(numbers)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class Rollout(ABC):
     """Whether a teacher has to speak or judge."""
     knows_behaviour = False
     """Whether every answer comes with the log-probabilities of the policy that drew it."""
+    outermost = False
+    """Whether it chooses what a step learns from itself: then it is no part of another rollout."""
 
     @property
     def makes_text(self) -> bool:
@@ -85,10 +87,21 @@ class Rollout(ABC):
         made = [[row.given] for row in rows]
         for i, found in zip(asking, self.answers([rows[i] for i in asking], moment), strict=True):
             made[i] = found
-        known = student.tokenizer
-        pads = (known.pad_token_id, known.eos_token_id, 0)
-        pad = next(value for value in pads if isinstance(value, int))
-        return together(batch, made, pad, self.knows_behaviour)
+        return together(batch, made, padding(student), self.knows_behaviour)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the answers of the last call were judged in an earlier step."""
+        return False
+
+    def settle(self, batch: Batch, fix: Callable[[Batch], Batch]) -> Batch:
+        """What the step learns from, out of the judged answers of the last call; collective.
+
+        Args:
+            batch: They, with their rewards.
+            fix: Adds what a loss fixes of answers before the first step that they serve.
+        """
+        return batch
 
     def check(self, teacher: Teacher | None) -> None:
         """Refuse at set-up what could only fail later."""
@@ -98,6 +111,12 @@ class Rollout(ABC):
                 "--model.rollout=FromStudent"
             )
         for part in self.parts:
+            if part.outermost:
+                raise KDError(
+                    f"{type(part).__name__} goes around the whole rollout, not into "
+                    f"{type(self).__name__}: write model.rollout={type(part).__name__} and the "
+                    "other as its inner"
+                )
             part.check(teacher)
 
     def end_validation(self, loss: float) -> None:
@@ -126,3 +145,10 @@ class Rollout(ABC):
         self.restore(state["own"])
         for part, own in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(own)
+
+
+def padding(student: CausalLM) -> int:
+    """The id behind a row's end."""
+    known = student.tokenizer
+    pads = (known.pad_token_id, known.eos_token_id, 0)
+    return next(value for value in pads if isinstance(value, int))

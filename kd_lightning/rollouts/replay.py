@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
-
-import torch.distributed as dist
 
 from kd_lightning.errors import KDError
 from kd_lightning.rollouts.answers import Answer, Asked
 from kd_lightning.rollouts.base import Moment, Rollout
 from kd_lightning.rollouts.chance import number, share
 from kd_lightning.rollouts.from_student import FromStudent
+from kd_lightning.rollouts.kept import as_plain, from_all_ranks, from_plain
 from kd_lightning.schedules import Schedule
-from kd_lightning.types import Completion, Example, Message, Source
 
 
 class Replay(Rollout):
@@ -76,34 +72,11 @@ class Replay(Rollout):
 
     def _keep(self, drawn: list[tuple[str, list[Answer]]]) -> None:
         """Store what all ranks drew, in an order that does not depend on who did."""
-        parts = [drawn]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            parts = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, drawn)
-        new = sorted((each for part in parts for each in part), key=lambda each: each[0])
+        new = sorted(from_all_ranks(drawn), key=lambda each: each[0])
         self._held = [*self._held, *(answers for _, answers in new)][-self.capacity :]
 
     def state(self) -> dict[str, Any]:
-        return {"held": [[_as_plain(answer) for answer in answers] for answers in self._held]}
+        return {"held": [[as_plain(answer) for answer in answers] for answers in self._held]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._held = [[_from_plain(told) for told in answers] for answers in state["held"]]
-
-
-def _as_plain(answer: Answer) -> dict[str, Any]:
-    told = asdict(answer) | {"source": int(answer.source)}
-    if answer.example is not None:
-        told["example"]["source"] = int(answer.example.source)
-        told["example"]["meta"] = json.dumps(dict(answer.example.meta), default=str)
-    return told
-
-
-def _from_plain(told: Mapping[str, Any]) -> Answer:
-    example = None
-    if (kept := told["example"]) is not None:
-        messages = tuple(Message(**message) for message in kept["messages"])
-        changed = {"source": Source(kept["source"]), "meta": json.loads(kept["meta"])}
-        example = Example(**{**kept, "messages": messages, **changed})
-    completion = Completion(**told["completion"])
-    changed = {"source": Source(told["source"]), "example": example, "completion": completion}
-    return Answer(**{**told, **changed})
+        self._held = [[from_plain(told) for told in answers] for answers in state["held"]]

@@ -79,16 +79,31 @@ class Answering:
             check_tokens(student, self.teacher)
 
     def __call__(
-        self, batch: Batch, student: CausalLM, trainer: Trainer, progress: Progress
+        self,
+        batch: Batch,
+        student: CausalLM,
+        trainer: Trainer,
+        progress: Progress,
+        fix: Callable[[Batch], Batch],
     ) -> Batch:
-        """The batch that the step learns from; a collective call."""
+        """The batch that the step learns from; a collective call.
+
+        Args:
+            batch: Of the loader.
+            student: As it is before the step.
+            trainer: Of the run.
+            progress: Where the run stands.
+            fix: Adds what the loss fixes of answers that serve several steps.
+        """
         made = batch
         if self.rollout.makes_text:
             made = self.rollout(batch, student, self.teacher, progress, seed_of(trainer))
             self._sums = watch.measured(made, student.shares(made))
             self._watch(made, batch, student)
             self._say_of_sharing(made, student)
-        return made if self.judging is None else self.judging(made)
+        if self.judging is not None and not self.rollout.judged:
+            made = self.judging(made)
+        return self.rollout.settle(made, fix)
 
     def _say_of_sharing(self, made: Batch, student: CausalLM) -> None:
         """Once, where prompts are computed again for each of their answers."""

@@ -18,18 +18,22 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 import kd_lightning.losses as losses
 from kd_lightning.distiller import Distiller
-from kd_lightning.losses.advantages import GRPO
+from kd_lightning.losses.advantages import GAE, GRPO
 from kd_lightning.losses.penalties import K3
 from kd_lightning.losses.surrogates import ClippedRatio
+from kd_lightning.losses.value_head import ValueHead
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.optim import WarmupCosine
 from kd_lightning.reliability import checkpoint_io, commit
 from kd_lightning.reliability.keeper import Keeper
 from kd_lightning.rewards.reward_model import RewardModel
+from kd_lightning.rewards.shaping import Length
 from kd_lightning.rollouts.adaptive import OnValidation
+from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.rollouts.replay import Replay
+from kd_lightning.rollouts.reuse import Reuse
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.teachers.moving import MovingAverage
 from kd_lightning.types import IGNORE, Sampling
@@ -44,16 +48,20 @@ DROPOUT = {
 
 def distiller(variant: str, teacher: str) -> Distiller:
     """A run of this kind; gkd and rlaif with dropout and in micro-batches."""
-    loss = {"sft": losses.CrossEntropy, "dropout": losses.CrossEntropy, "taid": losses.TAID}
-    loss |= {"gkd": losses.JensenShannon, "rlaif": policy_gradient}
-    rollout = {"on_policy": on_policy, "gkd": gkd, "rlaif": pairs}
+    loss: dict[str, Any] = {
+        "sft": losses.CrossEntropy,
+        "dropout": losses.CrossEntropy,
+        "taid": losses.TAID,
+    }
+    loss |= {"gkd": losses.JensenShannon, "rlaif": policy_gradient, "ppo": ppo}
+    rollout = {"on_policy": on_policy, "gkd": gkd, "rlaif": pairs, "ppo": reuse}
     fields = DROPOUT if variant in ("dropout", "gkd", "rlaif") else config(layers=1)
     return Distiller(
         StudentSpec(config=fields, tokenizer=teacher),
         loss.get(variant, losses.ForwardKL)(),
         MovingAverage(0.5) if variant == "on_policy" else LocalTeacher(teacher),
         rollout=rollout[variant]() if variant in rollout else None,
-        reward=RewardModel(teacher) if variant == "rlaif" else None,
+        reward={"rlaif": RewardModel(teacher), "ppo": Length(high=2)}.get(variant),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         scheduler=lambda optimizer: WarmupCosine(optimizer, warmup=0.2),
         micro_batch_rows=2 if variant in ("accumulate", "gkd", "rlaif") else None,
@@ -84,6 +92,19 @@ def on_policy() -> Mixed:
     drawn = FromStudent(sampling=DRAWN)
     fraction = OnValidation(start=0.4, by=0.3, margin=-10.0)  # rises at every validation
     return Mixed(fraction, Replay(drawn, capacity=4, reuse=0.5))
+
+
+def ppo() -> losses.PolicyGradient:
+    """Weights of its own, and what it fixes of answers before their first step."""
+    return losses.PolicyGradient(
+        GAE(), ClippedRatio(), reward_kl=0.05, value=ValueHead(16), reward_policy="drawn"
+    )
+
+
+def reuse() -> Reuse:
+    """Four steps for each batch of answers."""
+    drawn = FromStudent(sampling=Sampling(max_new_tokens=6, temperature=1.0))
+    return Reuse(drawn, epochs=2, minibatches=2)
 
 
 def data(folder: Path, rows: int = 21, workers: int = 0, batch: int = 3) -> kit.Echo:

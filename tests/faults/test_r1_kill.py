@@ -11,7 +11,7 @@ from kd_lightning.reliability import commit
 from tests.faults.parts import trace
 from tests.faults.victim import EPOCH, STEPS
 
-VARIANTS = ("sft", "kl", "taid", "dropout", "accumulate", "on_policy", "gkd", "rlaif")
+VARIANTS = ("sft", "kl", "taid", "dropout", "accumulate", "on_policy", "gkd", "rlaif", "ppo")
 
 
 def finish(victims, folder, **job):
@@ -28,7 +28,7 @@ def test_dropout_is_at_work_and_rows_come_once_an_epoch(undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("variant", "step"), zip(VARIANTS, (3, 6, 9, 7, 11, 8, 5, 10), strict=True)
+    ("variant", "step"), zip(VARIANTS, (3, 6, 9, 7, 11, 8, 5, 10, 6), strict=True)
 )
 def test_r1_killed_at_a_step(victims, tmp_path, tiny_teacher, same, variant, step):
     job = {"variant": variant, "teacher": tiny_teacher}

@@ -37,7 +37,7 @@ def test_counts_where_the_text_is_whose_it_should_be():
 def test_the_contrast_of_both_texts_and_its_reverse():
     student, teacher = models()
     batch = four_rows()
-    loss = parse(f"--loss={next(p for p in FILES if p.stem == 'distillm2')}")[2]
+    loss = parse(f"--loss={next(p for p in FILES if p.stem == 'distillm2_constant')}")[2]
 
     def value(given, own):
         mine = one_source(batch, *given), one_source(batch, *own)

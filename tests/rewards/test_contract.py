@@ -32,8 +32,7 @@ def build(cls):
 def test_every_reward_is_found_by_its_name():
     assert set(kd_lightning.rewards.__all__) == {
         "ByCondition", "Canary", "Combine", "Format", "Grade", "Judge", "Length", "PairJudge",
-        "Ratio",
-        "RewardModel",
+        "Ratio", "RewardModel",
     }  # fmt: skip
 
 

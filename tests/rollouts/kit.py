@@ -22,6 +22,7 @@ from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.rollouts.replay import Replay
+from kd_lightning.rollouts.reuse import Reuse
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.types import Batch, Example, Progress, Sampling
 from tests.tiny import save_model
@@ -83,7 +84,7 @@ def documents(number: int = 3) -> Batch:
 
 def roll(rollout: Rollout, rows: Batch, progress: Progress = NOW, seed: int = 5) -> Batch:
     student, teacher = pair()
-    return rollout(rows, student, teacher, progress, seed)
+    return rollout.settle(rollout(rows, student, teacher, progress, seed), lambda made: made)
 
 
 def texts(made: Batch) -> dict[str, list[tuple[int, ...]]]:
@@ -101,6 +102,7 @@ def one(cls: type[Rollout]) -> Rollout:
         Mixed: lambda: Mixed(0.5, FromStudent(sampling=SHORT)),
         Beside: lambda: Beside([FromData(), FromStudent(sampling=SHORT)]),
         Replay: lambda: Replay(FromStudent(sampling=SHORT), capacity=5),
+        Reuse: lambda: Reuse(FromStudent(sampling=SHORT), epochs=2),
     }
     try:
         return made[cls]() if cls in made else cls(sampling=SHORT)

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 
 import kd_lightning.losses as losses
 from kd_lightning.distiller import Distiller
-from kd_lightning.losses.advantages import RLOO
+from kd_lightning.losses.advantages import GAE, RLOO
 from kd_lightning.losses.base import Loss
+from kd_lightning.losses.surrogates import ClippedRatio
+from kd_lightning.losses.value_head import ValueHead
 from kd_lightning.losses.weighted import Term
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.rewards.base import Asked, Reward
@@ -26,6 +28,7 @@ from kd_lightning.rollouts.base import Rollout
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.rollouts.replay import Replay
+from kd_lightning.rollouts.reuse import Reuse
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.teachers.moving import MovingAverage
@@ -78,12 +81,19 @@ def reinforced() -> Loss:
     )
 
 
+def ppo() -> Loss:
+    return losses.PolicyGradient(
+        GAE(), ClippedRatio(), reward_kl=0.05, value=ValueHead(16), reward_policy="drawn"
+    )
+
+
 CASES: dict[str, tuple[Any, Any, Any]] = {
     "gkd": (losses.JensenShannon, lambda: Mixed(0.5, FromStudent(sampling=kit.SHORT)), None),
     "replay": (
         losses.ReverseKL, lambda: Replay(FromStudent(sampling=kit.SHORT), reuse=0.5), None
     ),
     "judged": (reinforced, lambda: FromStudent(n=3, sampling=kit.SHORT), Vowels),
+    "ppo": (ppo, lambda: Reuse(FromStudent(n=2, sampling=kit.SHORT), 2, 2), Vowels),
     "average": (losses.ReverseKL, lambda: FromStudent(sampling=kit.SHORT), None),
 }  # fmt: skip
 
