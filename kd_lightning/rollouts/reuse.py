@@ -125,7 +125,7 @@ class Reuse(Rollout):
         step = self._now[0].step
         self._begun = step - step % self.times
         self._held = sorted(from_all_ranks(mine), key=lambda held: held.name)
-        if len(self._held) < self.minibatches:
+        if 0 < len(self._held) < self.minibatches:
             raise KDError(
                 f"{len(self._held)} prompts were answered, too few for {self.minibatches} "
                 "minibatches: raise data.batch_size, or lower rollout.init_args.minibatches"
@@ -158,8 +158,10 @@ class Reuse(Rollout):
     def _batch(self, answers: Sequence[Sequence[Answer]]) -> Batch:
         assert self._now is not None
         moment, batch = self._now
-        rows = batch.rows(0, min(len(batch), max(1, len(answers)))).replace(ids=())
-        return together(rows, answers, padding(moment.student), with_behaviour=True)
+        fillers = len(batch) - len(batch.examples or range(len(batch)))
+        rows = batch.rows(0, min(len(batch), max(1, len(answers) + fillers)))
+        made = rows.replace(ids=())
+        return together(made, answers, padding(moment.student), with_behaviour=True)
 
     def state(self) -> dict[str, Any]:
         return {
