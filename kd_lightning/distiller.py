@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +29,6 @@ from kd_lightning.reliability.always import always
 from kd_lightning.reliability.finite import FiniteGuard, NotFinite
 from kd_lightning.rewards.base import Reward
 from kd_lightning.rollouts.base import Rollout
-from kd_lightning.rollouts.remembered import remembered
 from kd_lightning.rollouts.step import Answering
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.teachers.pair import check_pair
@@ -94,7 +92,7 @@ class Distiller(LightningModule):
         self.spec = student
         self.loss = loss
         self.teacher = teacher
-        self.answering = Answering(rollout, reward, teacher, terms_override)
+        self.answering = Answering(rollout, reward, teacher, loss, terms_override)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.micro_batch_rows = micro_batch_rows
@@ -168,8 +166,7 @@ class Distiller(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         self.loss.begin_step(self.progress)
-        fix = partial(remembered, self.student, self.loss, self.micro_batches)
-        batch = self.answering(batch, self.student, self.trainer, self.progress, fix)
+        batch = self.answering(batch, self.student, self.trainer, self.progress, self.micro_batches)
         counts = self.over_ranks(self.loss.count(batch))
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logged = (self.trainer.global_step + 1) % every == 0

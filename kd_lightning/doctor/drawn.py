@@ -35,6 +35,8 @@ def cache_bytes(distiller: Distiller, student: CausalLM, rows: int, columns: int
     longest = min(columns + writing.sampling.max_new_tokens, positions)
     at_once = rows * getattr(writing, "n", 1)
     engine = getattr(writing, "engine", None) or Generate()
+    if engine.served:  # elsewhere, or in its own share of the memory
+        return 0
     at_once = min(at_once, getattr(engine, "rows", at_once))
     at_once = min(at_once, max(1, getattr(engine, "tokens", 2**62) // longest))
     size = next(student.parameters()).element_size()
@@ -49,6 +51,15 @@ def writes(rollout: Rollout | None) -> Any:
         return rollout
     inner = [v for v in vars(rollout).values() if isinstance(v, Rollout)]
     return next((found for found in map(writes, inner) if found is not None), None)
+
+
+def drawn_here(rollout: Rollout) -> None:
+    """Let a trial draw in its own process: it has no server, and nobody brings weights to one."""
+    engine = getattr(rollout, "_engine", None)
+    if engine is not None and engine.served:
+        rollout._engine = Generate()  # type: ignore[attr-defined]
+    for part in rollout.parts:
+        drawn_here(part)
 
 
 def at_its_most(

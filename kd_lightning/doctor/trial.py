@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kd_lightning.doctor.drawn import drawn_here
 from kd_lightning.doctor.patient import Patient
 from kd_lightning.errors import KDError
 from kd_lightning.types import Batch
@@ -176,6 +177,7 @@ def begin(patient: Patient) -> Distiller:
     memo[id(tokenizer)] = tokenizer
     fresh = copy.deepcopy(patient.distiller, memo)
     fresh.guard = Judge()  # type: ignore[assignment]
+    drawn_here(fresh.answering.rollout)
     fresh.student = patient.student  # so configure_model finds it in place
     return fresh
 

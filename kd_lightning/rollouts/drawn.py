@@ -14,6 +14,7 @@ from kd_lightning.rollouts.base import Moment, Rollout
 from kd_lightning.rollouts.chance import number
 from kd_lightning.rollouts.conditions import Conditions
 from kd_lightning.rollouts.engines import Engine, Generate, room
+from kd_lightning.teachers.base import Teacher
 from kd_lightning.types import CONDITION, Completion, Sampling, Source
 
 FREE = Sampling(temperature=1.0)
@@ -25,6 +26,8 @@ class DrawnAnswers(Rollout, ABC):
 
     source = Source.STUDENT
     """Whose words they are."""
+    elsewhere = False
+    """Whether an engine with a copy of the student's weights may draw."""
 
     def __init__(
         self,
@@ -60,6 +63,14 @@ class DrawnAnswers(Rollout, ABC):
         self.engine = engine
         self.conditions = conditions
         self._engine = engine or Generate()
+
+    def check(self, teacher: Teacher | None) -> None:
+        super().check(teacher)
+        if self._engine.served and not self.elsewhere:
+            raise KDError(
+                f"{type(self._engine).__name__} has the student's weights alone, and "
+                f"{type(self).__name__} asks the teacher as it draws: leave engine out"
+            )
 
     @abstractmethod
     def draw(self, draws: Sequence[Draw], moment: Moment) -> list[Drawn]:

@@ -29,6 +29,9 @@ Before = Callable[[Sequence[Draw]], Sequence[LogitsProcessor]]
 class Engine(ABC):
     """Draws with a model whose weights are those of the moment."""
 
+    served = False
+    """Whether it has a copy of the student's weights instead, and of nobody else's."""
+
     @abstractmethod
     def draw(
         self, model: CausalLM, draws: Sequence[Draw], before: Before | None = None

@@ -19,6 +19,7 @@ class FromStudent(DrawnAnswers):
     """
 
     knows_behaviour = True
+    elsewhere = True
 
     def draw(self, draws: Sequence[Draw], moment: Moment) -> list[Drawn]:
         return self._engine.draw(moment.student, draws)

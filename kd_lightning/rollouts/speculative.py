@@ -35,6 +35,7 @@ class Speculative(DrawnAnswers):
     """
 
     needs_teacher = True
+    elsewhere = True
 
     def __init__(
         self,

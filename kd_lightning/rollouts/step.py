@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from kd_lightning.losses.base import Loss
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.shared import why_not
 from kd_lightning.reliability.randomness import StepRandomness
@@ -19,6 +21,7 @@ from kd_lightning.rollouts.base import Rollout
 from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.judged import Judging
 from kd_lightning.rollouts.preflight import check_parts, check_tokens
+from kd_lightning.rollouts.remembered import remembered
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.teachers.generator import Generator
 from kd_lightning.teachers.rights import refuse_no_train
@@ -33,6 +36,7 @@ class Answering:
         rollout: Rollout | None,
         reward: Reward | None,
         teacher: Teacher | None,
+        loss: Loss,
         terms_override: str | None = None,
     ) -> None:
         """Store the settings.
@@ -41,8 +45,10 @@ class Answering:
             rollout: Whose words a step learns from; None: the data's.
             reward: How good they are; None: nobody judges.
             teacher: Who knows, if anybody.
+            loss: What the steps minimise.
             terms_override: Why training is allowed where terms of use forbid it.
         """
+        self.loss = loss
         self.rollout = rollout or FromData()
         self.judging = None if reward is None else Judging(reward)
         self.teacher = teacher
@@ -84,7 +90,7 @@ class Answering:
         student: CausalLM,
         trainer: Trainer,
         progress: Progress,
-        fix: Callable[[Batch], Batch],
+        split: Callable[[Batch], list[Batch]],
     ) -> Batch:
         """The batch that the step learns from; a collective call.
 
@@ -93,7 +99,7 @@ class Answering:
             student: As it is before the step.
             trainer: Of the run.
             progress: Where the run stands.
-            fix: Adds what the loss fixes of answers that serve several steps.
+            split: Into micro-batches, as many on every rank.
         """
         made = batch
         if self.rollout.makes_text:
@@ -103,7 +109,7 @@ class Answering:
             self._say_of_sharing(made, student)
         if self.judging is not None and not self.rollout.judged:
             made = self.judging(made)
-        return self.rollout.settle(made, fix)
+        return self.rollout.settle(made, partial(remembered, student, self.loss, split))
 
     def _say_of_sharing(self, made: Batch, student: CausalLM) -> None:
         """Once, where prompts are computed again for each of their answers."""

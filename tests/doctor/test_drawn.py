@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from kd_lightning.distiller import Distiller
-from kd_lightning.doctor.drawn import cache_bytes
+from kd_lightning.doctor.drawn import cache_bytes, drawn_here
 from kd_lightning.doctor.machine import Machine
 from kd_lightning.doctor.memory import ROLLOUTS, Shape, estimate
 from kd_lightning.losses import ReverseKL
 from kd_lightning.models.causal import build_student
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.rollouts import FromData, FromStudent, Mixed
+from kd_lightning.rollouts.engines import Generate
+from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.types import Sampling
 from tests.tiny import config, tokenizer
@@ -33,6 +37,17 @@ def test_it_is_what_a_generation_really_holds():
     mixed = Mixed(student=told, student_fraction=0.5)
     assert cache_bytes(distiller(mixed), student, rows=2, columns=20) == real
     assert cache_bytes(distiller(FromData()), student, rows=2, columns=20) == 0
+
+
+def test_what_draws_elsewhere_holds_nothing_here_and_is_tried_here():
+    student = build_student(StudentSpec(config=config(layers=3)), tokenizer()).eval()
+    told = FromStudent(engine=VLLMServer("http://127.0.0.1:9/v1"))
+    made = distiller(Mixed(student=told))
+    assert cache_bytes(made, student, rows=2, columns=20) == 0
+    tried = copy.deepcopy(made)
+    drawn_here(tried.answering.rollout)
+    assert cache_bytes(made, student, rows=2, columns=20) == 0, "the run itself has changed"
+    assert isinstance(tried.answering.rollout.parts[0]._engine, Generate)
 
 
 def test_the_table_shows_the_moment_that_needs_the_most(tiny_teacher):
