@@ -29,7 +29,6 @@ from kd_lightning.reliability.keeper import Keeper
 from kd_lightning.rewards.reward_model import RewardModel
 from kd_lightning.rewards.shaping import Length
 from kd_lightning.rollouts.adaptive import OnValidation
-from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.rollouts.replay import Replay
@@ -52,8 +51,10 @@ def distiller(variant: str, teacher: str) -> Distiller:
         "sft": losses.CrossEntropy,
         "dropout": losses.CrossEntropy,
         "taid": losses.TAID,
+        "gkd": losses.JensenShannon,
+        "rlaif": policy_gradient,
+        "ppo": ppo,
     }
-    loss |= {"gkd": losses.JensenShannon, "rlaif": policy_gradient, "ppo": ppo}
     rollout = {"on_policy": on_policy, "gkd": gkd, "rlaif": pairs, "ppo": reuse}
     fields = DROPOUT if variant in ("dropout", "gkd", "rlaif") else config(layers=1)
     return Distiller(
@@ -103,8 +104,7 @@ def ppo() -> losses.PolicyGradient:
 
 def reuse() -> Reuse:
     """Four steps for each batch of answers."""
-    drawn = FromStudent(sampling=Sampling(max_new_tokens=6, temperature=1.0))
-    return Reuse(drawn, epochs=2, minibatches=2)
+    return Reuse(FromStudent(sampling=DRAWN), epochs=2, minibatches=2)
 
 
 def data(folder: Path, rows: int = 21, workers: int = 0, batch: int = 3) -> kit.Echo:
