@@ -179,7 +179,7 @@ def test_an_answer_that_was_broken_off_is_asked_again(server):
     made.broken = 0
     assert kit.texts(found) == kit.texts(kit.roll(rollout, kit.batch()))
     made.broken = 10**6
-    with pytest.raises(GeneratorError, match="draws no answer: the answer was broken off"):
+    with pytest.raises(GeneratorError, match="draws no answer: the server broke the answer off"):
         kit.roll(rollout, kit.batch(kit.examples(1)))
     rollout.engine.close()
 
