@@ -21,7 +21,8 @@ class AlphaBetaDivergence(Divergence):
     alpha^-2 sum(alpha p^alpha log(p/q) - p^alpha + q^alpha), alpha = 0 the same with p and q (and
     the parameters) exchanged. (1, 0) is `ForwardKL`, (0, 1) `ReverseKL`, alpha + beta = 1 the
     `AlphaDivergence`. Negative parameters have no bound where a token is impossible, and (0, 0)
-    weighs each token of the vocabulary alike: both are refused.
+    weighs each token of the vocabulary alike: both are refused. The authors' code divides its
+    limits by the parameter, not by its square: not what its general case goes to, but at 1.
 
     Source: Wang et al. 2025 (ABKD), arXiv 2505.04560, definition of the alpha-beta divergence;
     limits: Cichocki, Cruces, Amari 2011, Entropy 13(1), 134-170, doi 10.3390/e13010134.

@@ -61,6 +61,13 @@ def dpo(rows, beta=0.1):
     return pairwise(lambda w, o: -log_sigmoid(beta * (w.ratio - o.ratio)), rows)
 
 
+def dpkd(rows, beta=0.1):
+    def score(row):
+        return beta * row.ratio / len(row.places)
+
+    return pairwise(lambda w, o: -log_sigmoid(score(w) - score(o)), rows)
+
+
 def robust(rows, e=0.1, beta=0.1):
     def link(w, o):
         u = beta * (w.ratio - o.ratio)
@@ -147,7 +154,7 @@ def stable(rows):
 GOLDEN = {
     "dpo": dpo,
     "spin": dpo,
-    "dpkd": dpo,
+    "dpkd": dpkd,
     "robust_dpo": robust,
     "ipo": ipo,
     "simpo": simpo,
