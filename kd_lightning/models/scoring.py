@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kd_lightning.models.causal import CausalLM
+from kd_lightning.models.modes import evaluating
 from kd_lightning.types import IGNORE, Batch
 
 CHUNK = 512
@@ -48,3 +49,20 @@ def logprobs(model: CausalLM, rows: Sequence[Row]) -> list[list[float]]:
         found += (chosen - logits.logsumexp(-1)).tolist()
     told = iter(found)
     return [[next(told) for _ in row.wanted] for row in rows]
+
+
+def scored_answers(
+    model: CausalLM, answers: Sequence[tuple[Sequence[int], Sequence[int]]], rows: int = 64
+) -> list[list[float]]:
+    """What is said of each token of answers (prompt, answer); evaluation mode, `rows` at a time."""
+    asked = []
+    for prompt, answer in answers:
+        first = len(prompt) - 1
+        asked.append(
+            Row((*prompt, *answer), tuple((first + i, token) for i, token in enumerate(answer)))
+        )
+    found: list[list[float]] = []
+    with evaluating(model):
+        for start in range(0, len(asked), rows):
+            found += logprobs(model, asked[start : start + rows])
+    return found

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from kd_lightning.errors import KDError
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.models.generation import end_tokens
-from kd_lightning.models.modes import evaluating
-from kd_lightning.models.scoring import Row, logprobs
+from kd_lightning.models.scoring import scored_answers
 from kd_lightning.rollouts.chance import number
 from kd_lightning.rollouts.engines import Before, Engine
-
-ROWS = 64
-"""Answers that the student looks through at once."""
 
 Told = Literal["engine", "student"]
 
@@ -83,15 +77,9 @@ class ServedEngine(Engine, ABC):
                 "logprobs: student needs the student's weights in one process, and they are "
                 "sharded: write engine.init_args.logprobs=engine and ImportanceWeighted"
             )
-        rows = []
-        for draw, each in zip(draws, made, strict=True):
-            first = len(draw.prompt) - 1
-            wanted = tuple((first + i, token) for i, token in enumerate(each.tokens))
-            rows.append(Row((*draw.prompt, *each.tokens), wanted))
-        told: list[list[float]] = []
-        with torch.no_grad(), evaluating(model):
-            for start in range(0, len(rows), ROWS):
-                told += logprobs(model, rows[start : start + ROWS])
+        told = scored_answers(
+            model, [(d.prompt, each.tokens) for d, each in zip(draws, made, strict=True)]
+        )
         return [
             each._replace(logprobs=tuple(values)) for each, values in zip(made, told, strict=True)
         ]

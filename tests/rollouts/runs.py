@@ -25,6 +25,8 @@ from kd_lightning.losses.weighted import Term
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.rewards.base import Asked, Reward
 from kd_lightning.rollouts.base import Rollout
+from kd_lightning.rollouts.beside import Beside
+from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.rollouts.replay import Replay
@@ -94,6 +96,11 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
     ),
     "judged": (reinforced, lambda: FromStudent(n=3, sampling=kit.SHORT), Vowels),
     "ppo": (ppo, lambda: Reuse(FromStudent(n=2, sampling=kit.SHORT), 2, 2), Vowels),
+    "contrast": (
+        lambda: losses.ContrastiveSkew(0.5),
+        lambda: Beside([FromData(), FromStudent(sampling=kit.SHORT)]),
+        None,
+    ),
     "average": (losses.ReverseKL, lambda: FromStudent(sampling=kit.SHORT), None),
 }  # fmt: skip
 

@@ -1,0 +1,209 @@
+"""Answers by transformers' continuous batching, each drawn by numbers of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+
+from kd_lightning.errors import KDError
+from kd_lightning.models.causal import CausalLM
+from kd_lightning.models.drawing import Draw, Drawn
+from kd_lightning.models.generation import end_tokens
+from kd_lightning.models.modes import evaluating
+from kd_lightning.models.picking import pick
+from kd_lightning.models.scoring import scored_answers
+from kd_lightning.rollouts.engines import Before, Engine
+from kd_lightning.types import Sampling
+
+PAGE = 32
+"""Tokens of a page of the cache."""
+BITS = 2**31
+"""Numbers of [0, 1) go to the device as integers below this."""
+
+
+class ContinuousBatching(Engine):
+    """A row that has ended makes room for the next one: for answers of very unlike lengths.
+
+    The weights are the model's own, as they are at the moment. transformers draws all requests from
+    one generator; here a processor of ours picks each token by the request's own number, so that an
+    answer is that of `Generate` up to rounding, wherever its row is, and a resumed run the
+    undisturbed one. Log-probabilities come from a forward pass over the finished answers.
+
+    On a CPU it is slower than `Generate` (docs/architecture.md), which stays the default; on a GPU
+    it was not measured. It refuses sharded weights, and rollouts that change the scores.
+    """
+
+    def __init__(self, rows: int = 64, batch_tokens: int = 512) -> None:
+        """Store the settings.
+
+        Args:
+            rows: Answers in the making at once: how large the cache is.
+            batch_tokens: Tokens that one forward pass reads at most, of prompts and answers.
+        """
+        if rows < 1 or batch_tokens < rows:
+            raise KDError(
+                f"rows must be at least 1 and batch_tokens at least rows, not {rows} and "
+                f"{batch_tokens}"
+            )
+        self.rows = rows
+        self.batch_tokens = batch_tokens
+
+    def draw(
+        self, model: CausalLM, draws: Sequence[Draw], before: Before | None = None
+    ) -> list[Drawn]:
+        if before is not None:
+            raise KDError("ContinuousBatching takes no change of scores: write engine: Generate")
+        if model.placement is not None:
+            raise KDError("ContinuousBatching needs whole weights: write engine: Generate")
+        kinds: dict[Sampling, list[int]] = {}
+        for i, draw in enumerate(draws):
+            how = draw.sampling
+            kinds.setdefault(Sampling(0, how.temperature, how.top_p, how.top_k), []).append(i)
+        found: dict[int, tuple[list[int], bool]] = {}
+        with evaluating(model), paged(model), untouched(model.device):
+            for kind, chosen in kinds.items():
+                made = self._draw(model, [draws[i] for i in chosen], kind)
+                found.update(zip(chosen, made, strict=True))
+        told = scored_answers(model, [(draws[i].prompt, found[i][0]) for i in range(len(draws))])
+        return [
+            Drawn(tuple(found[i][0]), found[i][1], tuple(values)) for i, values in enumerate(told)
+        ]
+
+    def _draw(
+        self, model: CausalLM, draws: Sequence[Draw], kind: Sampling
+    ) -> list[tuple[list[int], bool]]:
+        ends = end_tokens(model.transformer, model.tokenizer)
+        longest = max(len(draw.prompt) + draw.room for draw in draws)
+        settings = transformers.ContinuousBatchingConfig(
+            page_size=PAGE,
+            num_blocks=(longest // PAGE + 2) * min(self.rows, len(draws)) + 1,
+            max_batch_tokens=self.batch_tokens,
+            max_requests_per_batch=min(self.rows, len(draws)),
+            use_async_batching=False,
+            use_cuda_graph=False,
+            auto_switch_to_flash=False,
+            seed=0,
+        )
+        how = GenerationConfig(do_sample=False, eos_token_id=ends, max_new_tokens=longest)
+        transformer: Any = model.transformer
+        manager = transformer.init_continuous_batching(how, settings)
+        picking = picking_by(Numbers(draws, kind), kind, model.head.vocab)
+        manager.logit_processor.logits_processor = LogitsProcessorList([picking])
+        manager.logit_processor.tensors_required = 1
+        manager.logit_processor.do_processing = True
+        try:
+            for i, draw in enumerate(draws):
+                manager.add_request(
+                    list(draw.prompt), str(i), max_new_tokens=draw.room, eos_token_id=ends
+                )
+            manager.start()
+            return [self._made(out, ends) for out in collected(manager, len(draws))]
+        finally:
+            manager.stop(block=True)
+            manager.destroy()
+
+    def _made(self, output: Any, ends: list[int]) -> tuple[list[int], bool]:
+        if output.error is not None:
+            raise KDError(
+                f"continuous batching gave an answer up ({output.error}): write engine: Generate, "
+                "or fewer rows"
+            )
+        tokens: list[int] = output.generated_tokens
+        return tokens, bool(tokens) and tokens[-1] in ends
+
+
+class Numbers:
+    """The number of each request's next token."""
+
+    def __init__(self, draws: Sequence[Draw], kind: Sampling) -> None:
+        self._prompts = [len(draw.prompt) for draw in draws]
+        self._shares: list[Tensor] = []
+        if kind.temperature > 0:
+            self._shares = [(draw.shares() * BITS).to(torch.int32) for draw in draws]
+
+    def __call__(self, requests: Sequence[Any]) -> Tensor:
+        """Of those that get a new token now, `[requests]` int32."""
+        found = []
+        for request in requests:
+            state, row = request.state, int(request.state.request_id)
+            # a request that lost its place in the cache has its tokens among its prompt
+            made = len(state.initial_tokens) + len(state.generated_tokens) - self._prompts[row]
+            found.append(int(self._shares[row][made]) if self._shares else 0)
+        return torch.tensor(found, dtype=torch.int32)
+
+
+def picking_by(numbers: Numbers, kind: Sampling, vocab: int) -> Any:
+    """A processor that leaves to each request its token; greedy requests keep their scores."""
+    try:
+        from transformers.generation.continuous_batching.cb_logits_processors import (
+            ContinuousBatchingLogitsProcessor,
+        )
+    except ImportError:
+        raise KDError(
+            "ContinuousBatching was written for transformers 5.23, and this one has no processors "
+            "for it: upgrade transformers, or write engine: Generate"
+        ) from None
+
+    class Picking(ContinuousBatchingLogitsProcessor):
+        supported_kwargs: dict[str, type] = {}  # noqa: RUF012 (as transformers has it)
+        ignored_kwargs = ()
+
+        def fill_defaults(self, int32_tensor: Tensor) -> None:
+            int32_tensor.fill_(0)
+
+        def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Tensor:
+            return numbers(requests_with_new_token)
+
+        def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
+            scores = scores.clone()
+            scores[:, vocab:] = -torch.inf  # rows of the head that are no tokens
+            if kind.temperature == 0:
+                return scores
+            shares = tensor_arg[: len(scores)].to(scores.device, torch.float64) / BITS
+            drawn = pick(scores, shares, kind)
+            return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
+
+    return Picking()
+
+
+def collected(manager: Any, number: int) -> list[Any]:
+    """The outputs in the order of their requests."""
+    found: dict[int, Any] = {}
+    while len(found) < number:
+        output = manager.get_result(timeout=0.5)
+        if output is not None:
+            found[int(output.request_id)] = output
+        elif not manager.is_running() and manager.output_router.output_queue.empty():
+            raise KDError(
+                f"continuous batching stopped with {len(found)} of {number} answers: write "
+                "engine: Generate"
+            )
+        else:
+            time.sleep(0)
+    return [found[i] for i in range(number)]
+
+
+@contextmanager
+def paged(model: CausalLM) -> Iterator[None]:
+    """Attention that reads a cache in pages, for a while."""
+    transformer: Any = model.transformer
+    own = transformer.config._attn_implementation
+    transformer.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        transformer.set_attn_implementation(own)
+
+
+@contextmanager
+def untouched(device: torch.device) -> Iterator[None]:
+    """Random numbers of the run go on as if nothing had been drawn: the manager seeds them."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
