@@ -20,11 +20,19 @@ EXPECTED = {
         "reward": ("PairJudge", {"swap": True, "by": "choices", "generator": None}),
     },
     "ppo": {
-        "loss": ("PolicyGradient", {"advantage": "GAE", "surrogate": "ClippedRatio"}),
-        "rollout": ("FromStudent", {"n": 1}),
+        "loss": (
+            "PolicyGradient",
+            {"advantage": "GAE", "surrogate": "ClippedRatio", "reward_policy": "drawn"},
+        ),
+        "rollout": ("Reuse", {"epochs": 4, "minibatches": 1, "inner": "FromStudent"}),
         "reward": ("Grade", {}),
     },
     "quark": {"loss": ("Weighted", {})},
+    "rlcd_online": {
+        "loss": ("Ranking", {**PAIRS, "reference": "teacher"}),
+        "rollout": ("FromStudent", {"n": 2}),
+        "reward": ("ByCondition", {}),
+    },
     "reward_model": {"loss": ("Ranking", {"score": "ScalarHead", "comparator": "Logistic"})},
     "rlaif": {
         "loss": ("PolicyGradient", {"advantage": "GAE", "surrogate": None, "reward_kl": 0.05}),
@@ -68,7 +76,8 @@ def test_two_steps(name, tmp_path):
         "--data.batch_size=2", "--data.train_rows=20", "--data.validation_rows=10",
     ]  # fmt: skip
     if "rollout" in EXPECTED[name]:
-        args += ["--model.rollout.init_args.sampling.max_new_tokens=6"]
+        inner = "inner.init_args." if name == "ppo" else ""
+        args += [f"--model.rollout.init_args.{inner}sampling.max_new_tokens=6"]
     files = ["-c", CONFIGS / f"experiment/{experiment}.yaml", "-c", CONFIGS / f"method/{name}.yaml"]
     assert main(["fit", *map(str, files), *args]) == 0
     ran = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"]
@@ -92,6 +101,6 @@ def test_two_steps(name, tmp_path):
         if "reward" in EXPECTED[name]:
             assert float(row["train/reward/dropped_groups"]) == 0
             assert 0 <= float(row["train/reward"]) <= 1
-    if name == "oaif":  # of two answers one wins what the other loses
+    if name in ("oaif", "rlcd_online"):  # of two answers one wins what the other loses
         assert all(float(row["train/reward"]) == pytest.approx(0.5, abs=1e-6) for row in rows)
         assert all(float(row["train/reward/std"]) > 0 for row in rows)
