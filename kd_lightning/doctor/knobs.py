@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from kd_lightning.doctor import memory
+from kd_lightning.doctor import parts as parts_of
 from kd_lightning.doctor.counting import Paper
 from kd_lightning.doctor.machine import shown
 from kd_lightning.doctor.paper import quantised, teacher_on_paper
@@ -44,7 +45,9 @@ def tried(patient: Patient) -> dict[str, int]:
         found["--model.student.gradient_checkpointing=true"] = made.total
     if shape.rows > 1:
         half = replace(shape, rows=-(-shape.rows // 2), pieces=2 * shape.pieces)
-        saved = sum(parts.get(n, 0) for n in (memory.ACTIVATIONS, memory.TEACHER_ACTIVATIONS)) // 2
+        saved = (
+            sum(parts.get(n, 0) for n in (parts_of.ACTIVATIONS, parts_of.TEACHER_ACTIVATIONS)) // 2
+        )
         more = 0 if shape.pieces > 1 else estimate.trained
         found[f"--model.micro_batch_tokens={half.tokens}"] = total - saved + more
     if machine.ranks > 1 and machine.shards == 1:
@@ -52,12 +55,12 @@ def tried(patient: Patient) -> dict[str, int]:
         made = memory.estimate(distiller, shape, sharded, patient.known_tokenizer)
         found[f"--trainer=configs/trainer/fsdp.yaml ({machine.ranks} GPUs)"] = made.total
     teacher = distiller.teacher
-    weights = parts.get(memory.TEACHER, 0)
+    weights = parts.get(parts_of.TEACHER, 0)
     if isinstance(teacher, LocalTeacher) and weights:
         if teacher.quantization == "none" and machine.device == "cuda" and machine.shards == 1:
             saved = quantised(teacher_on_paper(teacher, Paper()), "nf4")
             found["--model.teacher.quantization=nf4"] = total - saved
-        gone = sum(parts.get(name, 0) for name in (memory.TEACHER, memory.TEACHER_ACTIVATIONS))
+        gone = sum(parts.get(name, 0) for name in (parts_of.TEACHER, parts_of.TEACHER_ACTIVATIONS))
         found["a cached teacher (`kd cache`)"] = total - gone
     if spec.lora is None and spec.path is not None:
         other = memory.smaller(distiller, lora=LoraSpec())

@@ -13,12 +13,32 @@ import torch
 from kd_lightning.doctor.counting import Meter, Paper
 from kd_lightning.doctor.drawn import at_its_most, cache_bytes
 from kd_lightning.doctor.machine import Machine
-from kd_lightning.doctor.paper import loss_as_on, size, student_config, student_on_paper
+from kd_lightning.doctor.paper import (
+    BITS,
+    loss_as_on,
+    of_few_bits,
+    quantised,
+    size,
+    student_config,
+    student_on_paper,
+)
+from kd_lightning.doctor.parts import (
+    ACTIVATIONS,
+    GRADIENTS,
+    LOSS,
+    OF_THE_STEP,
+    OPTIMIZER,
+    REST,
+    ROLLOUTS,
+    TEACHER,
+    TEACHER_ACTIVATIONS,
+    WEIGHTS,
+    spread,
+)
 from kd_lightning.doctor.taught import Taught, taught_by
 from kd_lightning.losses.chunks import FUSED_TILES, chunk_rows
 from kd_lightning.models import loading
 from kd_lightning.models.causal import CausalLM
-from kd_lightning.models.layers import decoder_layers
 from kd_lightning.types import IGNORE, Batch, ModelOutput
 
 if TYPE_CHECKING:
@@ -28,34 +48,6 @@ if TYPE_CHECKING:
 
 CONTEXT = 2**30
 """What CUDA, its libraries and gaps between tensors take beside tensors: an assumption."""
-
-WEIGHTS, GRADIENTS, OPTIMIZER = "student's weights", "gradients", "optimizer state"
-ACTIVATIONS, LOSS = "activations", "loss tiles and gradient"
-TEACHER, TEACHER_ACTIVATIONS = "teacher's weights", "teacher's activations"
-GATHERED, BUCKETS, ROLLOUTS, REST = (
-    "gathered layers",
-    "gradient exchange",
-    "rollout cache",
-    "context and gaps (assumed)",
-)
-
-ORDER = (
-    WEIGHTS,
-    GRADIENTS,
-    OPTIMIZER,
-    ACTIVATIONS,
-    LOSS,
-    TEACHER,
-    TEACHER_ACTIVATIONS,
-    GATHERED,
-    BUCKETS,
-    ROLLOUTS,
-    REST,
-)
-"""In which order they are shown; of the moment that needs the most."""
-
-OF_THE_STEP = (GRADIENTS, ACTIVATIONS, LOSS, TEACHER_ACTIVATIONS, BUCKETS)
-"""What is not there yet while a student writes."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Estimate:
     trained: int
     """Bytes of the trained weights."""
     state: int
-    """Bytes of a checkpoint: the student's weights and the optimizer's state, of all ranks."""
+    """Bytes of a checkpoint: trained weights and the optimizer's state, of all ranks."""
     weights: int
     """Bytes of all weights, of student and teacher together."""
     student_parameters: int
@@ -136,13 +128,19 @@ def estimate(
         for name in (WEIGHTS, GRADIENTS, OPTIMIZER):
             parts[name] *= 2
     own = None
+    parts[WEIGHTS] -= quantised(student, spec.quantization, wide)
     if teacher is not None:
         parts[TEACHER] -= teacher.saved
         own = teacher.model
     trained = size(p for p in student.parameters() if p.requires_grad) * (1 + wide)
     weights = parts[WEIGHTS] + parts[TEACHER]
-    state = size(student.parameters()) * (1 + wide) + parts[OPTIMIZER]
-    spread(parts, machine, student, own, trained)
+    state = trained + parts[OPTIMIZER]
+    rounded = of_few_bits(student, spec.quantization)
+    whole = {WEIGHTS: round(sum(w.numel() for w in rounded) * BITS.get(spec.quantization, 0.0))}
+    if teacher is not None and teacher.saved:  # a quantised teacher is not split
+        whole[TEACHER] = parts[TEACHER]
+    split = (student, None if TEACHER in whole else own)
+    spread(parts, machine, split, trained, whole, rounded)
     drawn = cache_bytes(distiller, student, shape.rows * shape.pieces, shape.columns)
     at_its_most(parts, drawn, ROLLOUTS, OF_THE_STEP)
     if machine.device == "cuda":
@@ -241,37 +239,6 @@ def _for_a_token(student: CausalLM, teacher: Taught | None) -> int:
     """
     width = int(student.transformer.get_output_embeddings().weight.shape[1])
     return width * (4 + 4) + (0 if teacher is None else teacher.width)
-
-
-def spread(
-    parts: Counter[str],
-    machine: Machine,
-    student: CausalLM,
-    teacher: CausalLM | None,
-    trained: int,
-) -> None:
-    """What each rank holds of it, in place."""
-    if machine.shards > 1:
-        for name in (WEIGHTS, GRADIENTS, OPTIMIZER, TEACHER):
-            parts[name] = -(-parts[name] // machine.shards)
-        if machine.offloads:
-            for name in (WEIGHTS, GRADIENTS, OPTIMIZER):
-                parts[name] = 0
-        parts[GATHERED] += gathered(student, 3, machine.keeps)
-        # the teacher's layers are given back by then, all but its head's group
-        parts[GATHERED] += 0 if teacher is None else gathered(teacher, 0, keeps=False)
-    elif machine.ranks > 1:
-        parts[BUCKETS] += trained
-
-
-def gathered(model: CausalLM, layers: int, keeps: bool) -> int:
-    """What of a sharded model stands whole on every rank.
-
-    The layer at work, the one that comes next and (student) its gradient; the embedding, the head.
-    """
-    each = [size(layer.parameters()) for layer in decoder_layers(model.transformer)]
-    rest = size(model.transformer.parameters()) - sum(each)
-    return rest + (sum(each) if keeps else min(sum(each), layers * max(each)))
 
 
 def full_batch(shape: Shape, vocab: int, counted: int) -> Batch:

@@ -86,17 +86,22 @@ def teacher_on_paper(teacher: LocalTeacher, paper: Paper) -> CausalLM:
     return _wrapped(model, config, paper, own_precision=True).eval()
 
 
-def quantised(model: CausalLM, kind: str) -> int:
-    """Bytes that quantisation takes away from a model's linear layers; the head stays."""
+def of_few_bits(model: CausalLM, kind: str) -> list[Tensor]:
+    """The weights that quantisation rounds: those of linear layers but the head, frozen."""
     if kind == "none":
-        return 0
-    head = model.transformer.get_output_embeddings()
-    saved = 0.0
-    for module in model.transformer.modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            weight = module.weight
-            saved += weight.numel() * (weight.element_size() - BITS[kind])
-    return round(saved)
+        return []
+    head: Any = model.transformer.get_output_embeddings()
+    head = getattr(head, "base_layer", head)  # below an adapter
+    linear = [m for m in model.transformer.modules() if isinstance(m, torch.nn.Linear)]
+    return [m.weight for m in linear if m is not head and not m.weight.requires_grad]
+
+
+def quantised(model: CausalLM, kind: str, wide: bool = False) -> int:
+    """Bytes that quantisation takes away; `wide`: the real weights are twice as wide."""
+    saved = (
+        w.numel() * (w.element_size() * (1 + wide) - BITS[kind]) for w in of_few_bits(model, kind)
+    )
+    return round(sum(saved))
 
 
 def size(tensors: Iterator[Tensor]) -> int:

@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 
 from kd_lightning.doctor.machine import Machine, shown
-from kd_lightning.doctor.memory import BUCKETS, GATHERED, ORDER, REST, Estimate
+from kd_lightning.doctor.memory import Estimate
+from kd_lightning.doctor.parts import BUCKETS, GATHERED, ORDER, REST
 
 IF_ANY = (GATHERED, BUCKETS, REST)
 """Parts of several processes or of a GPU: shown where there are some."""

@@ -42,10 +42,11 @@ class Full(LightningDataModule):
 
 
 def distiller(teacher: str, **spec: Any) -> Distiller:
-    width = spec.pop("width", 16)
-    fields = config(width, 4, vocab_size=spec.pop("vocab", 90), max_position_embeddings=2048)
+    width, vocab = spec.pop("width", 16), spec.pop("vocab", 90)
+    if "path" not in spec:
+        spec["config"] = config(width, 4, vocab_size=vocab, max_position_embeddings=2048)
     return Distiller(
-        StudentSpec(config=fields, tokenizer=teacher, **spec),
+        StudentSpec(tokenizer=teacher, **spec),
         ForwardKL(),
         LocalTeacher(teacher),
         micro_batch_rows=spec.pop("micro_batch_rows", None),

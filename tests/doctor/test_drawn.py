@@ -9,7 +9,8 @@ import torch
 from kd_lightning.distiller import Distiller
 from kd_lightning.doctor.drawn import cache_bytes, drawn_here
 from kd_lightning.doctor.machine import Machine
-from kd_lightning.doctor.memory import ROLLOUTS, Shape, estimate
+from kd_lightning.doctor.memory import Shape, estimate
+from kd_lightning.doctor.parts import ROLLOUTS
 from kd_lightning.losses import ReverseKL
 from kd_lightning.models.causal import build_student
 from kd_lightning.models.spec import StudentSpec

@@ -13,17 +13,21 @@ import pytest
 import torch
 
 from kd_lightning.distiller import Distiller
-from kd_lightning.doctor import memory
+from kd_lightning.doctor import parts as memory
 from kd_lightning.doctor.counting import Meter, Paper
 from kd_lightning.doctor.machine import Machine, parse, shown
 from kd_lightning.doctor.memory import Shape, estimate
+from kd_lightning.doctor.paper import BITS
 from kd_lightning.errors import KDError
 from kd_lightning.losses import CrossEntropy, ForwardKL, JensenShannon
+from kd_lightning.models.causal import build_student
+from kd_lightning.models.loading import load_tokenizer
 from kd_lightning.models.spec import LoraSpec, StudentSpec
 from kd_lightning.teachers.local import LocalTeacher
 from tests.conftest import ROOT
 from tests.doctor.kit import looked_at, patient, said
 from tests.doctor.real_peak import counted, estimated
+from tests.tiny import save_model
 
 QWEN = {
     "model_type": "qwen3", "vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128,
@@ -66,6 +70,22 @@ def test_within_a_tenth_of_what_a_fit_takes(tiny_teacher, tmp_path, spec):
     assert made.total == pytest.approx(
         counted(tiny_teacher, 4, 200, str(tmp_path), **spec), rel=0.1
     )
+
+
+@pytest.mark.parametrize("bits", ["nf4", "int8"])
+def test_within_a_tenth_with_adapters_on_few_bits(tiny_teacher, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    save_model(tmp_path / "wide", width=256, layers=4, max_position_embeddings=2048)
+    spec = {"path": str(tmp_path / "wide"), "quantization": bits, "lora": LoraSpec(rank=4)}
+    made = estimated(tiny_teacher, 4, 200, **spec)
+    real = build_student(StudentSpec(**spec), load_tokenizer(spec["path"]))
+    held = sum(p.nbytes for p in real.parameters())
+    scales = 4 / 64 if bits == "nf4" else 0  # beside the weights
+    held += scales * sum(2 * p.numel() for p in real.parameters() if not p.is_floating_point())
+    assert made.parts[memory.WEIGHTS] == pytest.approx(held, rel=0.02)
+    found = counted(tiny_teacher, 4, 200, str(tmp_path), **spec)
+    print(bits, made.total, found)
+    assert made.total == pytest.approx(found, rel=0.1)
 
 
 @pytest.mark.slow
@@ -140,6 +160,24 @@ def test_sharding_divides_what_is_sharded(tiny_teacher):
     assert spread.state == pytest.approx(whole.state, rel=1e-3)
     off = estimate(model, shape, replace(one, shards=8, offloads=True))
     assert memory.OPTIMIZER not in off.parts and off.total < spread.total
+
+
+def test_what_has_few_bits_is_not_divided(qwen):
+    student, teacher = qwen
+    model = Distiller(
+        StudentSpec(path=student, quantization="nf4", lora=LoraSpec(rank=4)),
+        JensenShannon(),
+        LocalTeacher(teacher, dtype="bfloat16", quantization="nf4"),
+    )
+    shape, one = Shape(1, 128), Machine(8, "cuda", parse("141GiB"), "bf16-mixed")
+    whole, spread = (estimate(model, shape, m) for m in (one, replace(one, shards=8)))
+    assert spread.parts[memory.TEACHER] == whole.parts[memory.TEACHER] < 6.5 * GIB  # 15.3 in full
+    floats = 4 * 155_582_464  # the embedding; layers have 440e6 weights in 4 bits
+    assert whole.parts[memory.WEIGHTS] == pytest.approx(floats + 440.4e6 * BITS["nf4"], rel=0.02)
+    assert spread.parts[memory.WEIGHTS] == pytest.approx(
+        floats / 8 + 440.4e6 * BITS["nf4"], rel=0.05
+    )
+    assert whole.state < GIB / 10  # adapters and their moments: no frozen weight is saved
 
 
 def test_adapters_quantised_and_absent_teachers(tiny_teacher):

@@ -9,6 +9,7 @@ import pytest
 from tests.parallel import few_bits
 from tests.parallel.conftest import launch
 
+HALF = few_bits.HALF
 pytestmark = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
@@ -39,6 +40,7 @@ def test_two_processes_are_one(together, models):
 
 @pytest.fixture(scope="module")
 def further(models):
+    few_bits.wide(models)
     return launch(2, models, "few_bits_every", "few_bits_further")
 
 
@@ -51,7 +53,7 @@ def test_every_pair_of_bits(further, models):
 @pytest.mark.parametrize("how", ["fsdp", "ddp"])
 def test_a_cut_run_goes_on_bit_for_bit(further, how):
     found = further["few_bits_further"]
-    assert found[f"second-{how}"]["losses"] == found[f"whole-{how}"]["losses"][few_bits.HALF :]
+    assert found[f"second-{how}"]["losses"] == found[f"whole-{how}"]["losses"][HALF:]
 
 
 @pytest.mark.slow
@@ -62,6 +64,3 @@ def test_in_bfloat16_they_are_apart_by_its_rounding(further, models):
     print(max(abs(a - b) for a, b in zip(found, alone, strict=True)))
     assert found[:HALF] == pytest.approx(alone[:HALF], abs=1e-6, rel=0)
     assert found == pytest.approx(alone, abs=5e-3, rel=0)
-
-
-HALF = few_bits.HALF
