@@ -6,6 +6,9 @@ documents, in the right order, and that the weights arrive.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -27,6 +30,7 @@ from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers.generator import GeneratorError
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.types import IGNORE
+from tests.conftest import ROOT
 from tests.parallel.runs import Losses, trainer
 from tests.rollouts import kit, runs, vllm_double
 from tests.rollouts.test_rollouts import logprobs
@@ -166,6 +170,29 @@ def test_an_engine_in_the_process_sleeps_between_drawings(tiny_teacher, tmp_path
         "gpu_memory_utilization": 0.3, "enable_sleep_mode": True, "logprobs_mode": "raw_logprobs",
         "dtype": "float32",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sharded_student_is_put_together_for_the_server(server, tiny_teacher, tmp_path):
+    _, url = server
+    (tmp_path / "ranks").mkdir()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "tests.rollouts.served_ranks", kit.folders()[0], tiny_teacher,
+        str(tmp_path / "ranks"), url,
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"ranks/said-{r}.json").read_text()) for r in (0, 1)]
+    want, lost, _ = fit(tiny_teacher, tmp_path / "here", FromStudent(sampling=kit.GREEDY))
+    for step, mine, other in zip(json.loads(json.dumps(want)), *(r["said"] for r in ranks),
+                                 strict=True):  # fmt: skip
+        spoken = mine | other
+        spoken.pop("", None)
+        assert spoken == step
+    for rank in ranks:
+        assert rank["sharded"] and rank["losses"] == pytest.approx(lost, abs=1e-5)
 
 
 # ---- what goes wrong --------------------------------------------------------------------------
