@@ -21,6 +21,8 @@ from kd_lightning.schedules import Schedule
 from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress, Signal, Source
 
 KINDS = ("given", "own")
+NOTHING = (torch.zeros(2, dtype=torch.float64),) * 2
+"""Of given and own answers: the sum of their differences, and their number."""
 
 
 class ContrastiveSkew(Loss):
@@ -98,7 +100,7 @@ class ContrastiveSkew(Loss):
         )
         self.needs = frozenset({Signal.LOGITS})
         self.register_buffer("gap", torch.full((2,), math.nan))
-        self._sums = torch.zeros(2, 2, dtype=torch.float64)  # of given and own: differences, number
+        self._sums = list(NOTHING)
         self._progress = Progress(0, 1)
 
     @property
@@ -113,12 +115,12 @@ class ContrastiveSkew(Loss):
 
     def begin_step(self, progress: Progress) -> None:
         self._progress = progress
-        self._sums = torch.zeros_like(self._sums)
+        self._sums = list(NOTHING)
 
     @torch.no_grad()
     def end_step(self, values: Mapping[str, Tensor]) -> None:
         """The mean differences of the step move the average; a collective call."""
-        sums = self._sums.to(self.gap.device)
+        sums = torch.stack(self._sums).to(self.gap.device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         mean = (sums[:, 0] / sums[:, 1]).to(self.gap)
@@ -184,13 +186,12 @@ class ContrastiveSkew(Loss):
         told = reference_logprobs("teacher", teacher, batch).to(own)
         number = where.sum(1).clamp_min(1)
         difference = (told.sum(1) / number).exp() - (-own.sum(1) / number).exp()
-        mine = batch.source == Source.STUDENT
         if self.training:
+            mine = batch.source == Source.STUDENT
             for row, (sign, rows) in enumerate(((1, ~mine), (-1, mine))):
-                chosen = sign * difference[rows & where.any(1)].double()
-                self._sums[row] += torch.stack(
-                    [chosen.sum(), chosen.new_tensor(float(len(chosen)))]
-                ).to(self._sums)
+                chosen = (rows & where.any(1)).double()
+                seen = torch.stack([(sign * difference.double() * chosen).sum(), chosen.sum()])
+                self._sums[row] = self._sums[row].to(seen) + seen
         return self._alpha(difference, self.gap[0]), self._alpha(-difference, self.gap[1])
 
     def _alpha(self, difference: Tensor, mean: Tensor) -> Tensor:
