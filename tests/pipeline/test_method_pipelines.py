@@ -21,7 +21,13 @@ DPO = {"score": "LogRatio", "comparator": "Logistic", "beta": 0.1, "reference": 
 START = {"decay": 1.0}
 HEAD = {"score": {"width": 1024}, "teacher": None, "callback": "ExportRewardModel"}
 POLICY = {"rollout": {"n": 1}, "teacher": START, "value": {"width": 1024}, "reward_kl": 0.05}
-PPO = {**POLICY, "advantage": {"discount": 1.0, "trace": 0.95}, "surrogate": "ClippedRatio"}
+PPO = {
+    **POLICY,
+    "advantage": {"discount": 1.0, "trace": 0.95},
+    "surrogate": "ClippedRatio",
+    "reward_policy": "drawn",
+    "rollout": {"epochs": 4, "minibatches": 1},
+}
 QUARK = {"ce": 1.0, "kl": 0.05, "entropy": -0.06}
 EXPECTED = {
     "spin": {"train": (PREFERENCE, {**DPO, "teacher": START})},
