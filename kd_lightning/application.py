@@ -64,7 +64,7 @@ class KDParser(LightningArgumentParser):
             docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True
         )
         usage = f"{command} [-c FILE.yaml ...] [--key.of.the.config=value ...]"
-        made = cls(prog=command, parser_mode="omegaconf+", usage=usage)
+        made = cls(prog=command, parser_mode="omegaconf+", usage=usage, description="")
         made.add_argument("-c", "--config", action=ActionConfigFile, help="a configuration file")
         made.add_class_arguments(owner, skip={"said"})
         return made

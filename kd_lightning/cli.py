@@ -82,6 +82,11 @@ def main(args: Sequence[str] | None = None) -> int:
             getattr(importlib.import_module(module), function)(argv[1:])
         else:
             run(argv, list(COMMANDS))
+    except KeyboardInterrupt:
+        if argv[0] not in APART:
+            raise
+        print("interrupted: what is done is kept, and the same command goes on", file=sys.stderr)
+        return 130
     except (ValueError, MisconfigurationException) as error:
         said: BaseException | None = error  # the parser wraps what a constructor says
         while said is not None and not isinstance(said, (KDError, MisconfigurationException)):

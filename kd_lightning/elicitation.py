@@ -16,6 +16,9 @@ from kd_lightning.tracking import MARKERS
 RECORD = "config.yaml"
 """The whole resolved configuration, in the set's folder."""
 
+OWN = {RECORD, "steps", "begun.json"}
+"""One of these stands in a folder that an elicitation, or a pipeline for it, began."""
+
 PACKAGES = ("curate", "elicit", "teachers", "data.skills", "data.verticals")
 """Whose class names a configuration may use."""
 
@@ -27,6 +30,22 @@ def load() -> None:
     load_plugins()
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Write only into a folder of our own, or an empty one."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise KDError(f"{folder} is a file: write a folder to --output")
+    if (folder / MARKERS[1]).exists():
+        raise KDError(f"{folder} holds a training run: write another folder to --output")
+    found = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if found and not OWN & set(found):
+        raise KDError(
+            f"{folder} holds other files ({', '.join(found[:3])}) and no set: write another folder "
+            "to --output"
+        )
+
+
 def elicit(argv: Sequence[str]) -> Path:
     """Run a configuration; the folder of the set."""
     load()
@@ -36,8 +55,7 @@ def elicit(argv: Sequence[str]) -> Path:
     elicitation = Elicitation(**parser.made(config))
     elicitation.check()
     folder = Path(elicitation.output)
-    if (folder / MARKERS[1]).exists():
-        raise KDError(f"{folder} holds a training run: write another folder to --output")
+    refuse_foreign(folder)
     config.pop("config", None)
     folder.mkdir(parents=True, exist_ok=True)
     text = masked(parser.dump(config, skip_none=False, skip_validation=True))

@@ -37,6 +37,9 @@ FAMILIES: dict[str, type] = {
 }
 """Which classes a key of the configuration may name."""
 
+COMMANDS = {"stages": "kd pipeline", "steps": "kd elicit", "generators": "kd elicit"}
+"""Keys that only one command knows."""
+
 _KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?\s*")
 _CLASS = re.compile(
     r"dot import path string: (?P<short>[\w.]+)|'?class_path'?.{0,40}?'(?P<path>[\w.]+)'"
@@ -65,9 +68,16 @@ def one_sentence(message: str) -> str:
     elif option := _OPTION.search(flat):
         choices = [a for c in concrete(family) for a in arguments(c)] if family else []
         text = f"there is no argument `{option['option']}`{nearest(option['option'], choices)}"
+        if not key and (command := COMMANDS.get(option["option"])):
+            text += f": the configuration is one of {command}"
     elif argument := _ARGUMENT.search(flat):
         text = f"there is no key `{argument['argument']}`{nearest(argument['argument'], keys())}"
-    elif "arguments are required" in flat:
+    elif needed and key:
+        text = f"an entry needs {needed['names']}: write it to the entry's `init_args`"
+    elif needed and "output" in needed["names"]:  # kd elicit, kd pipeline
+        kind = "pipeline" if "stages" in needed["names"] else "elicit"
+        text = f"{flat}: name a configuration, for example -c configs/{kind}/demo.yaml"
+    elif needed:
         text = f"{flat}: name an experiment, for example -c configs/experiment/demo.yaml"
     text = f"--{key}: {text}" if key else text
     return text if len(text) < 600 else text[:600] + " ..."

@@ -24,6 +24,9 @@ FOLDER = Path(__file__).parent / "templates"
 ROLES = ("system", "user", "assistant", "tool")
 """Who may speak in a conversation that a value holds."""
 
+OURS = {"fence", "records", "shots"}
+"""Names that steps give besides a record's values."""
+
 SECONDS = 5.0
 """The longest that a template may work on one record."""
 
@@ -160,7 +163,7 @@ class Template:
             with time_limit(SECONDS):
                 text = part.text.render(known)
         except jinja2.UndefinedError as error:
-            has = ", ".join(sorted(known)) or "no values"
+            has = ", ".join(sorted(known.keys() - OURS)) or "no values"
             raise KDError(
                 f"template {self.name}: {error.message} for record {record}, which has {has}: give "
                 "the record that value, or name the value it has by the step's `reads`"

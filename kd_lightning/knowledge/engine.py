@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kd_lightning import files
 from kd_lightning.data.base import KDDataModule
@@ -19,7 +19,7 @@ from kd_lightning.knowledge.sets import Format, malformed, read_records, write_r
 from kd_lightning.knowledge.step import Step, Work, digest, plain
 from kd_lightning.teachers.generator import BudgetError, Generator, Usage
 from kd_lightning.teachers.journal import Journal
-from kd_lightning.teachers.rights import refuse_no_train
+from kd_lightning.teachers.rights import NOT_STATED, refuse_no_train
 from kd_lightning.tracking import describe_run
 
 DONE = "done.json"
@@ -37,6 +37,9 @@ class Seeds:
     """Which split of it."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our name to the column's, for example `prompt: instruction`; other columns stay."""
+    input: Literal["join", "apart"] = "join"
+    """Where a row has an `input` besides its `prompt` (Alpaca, Dolly): join: behind the prompt, as
+    the data modules ask it; apart: a value of its own, which templates must name."""
     limit: int | None = None
     """Use the first so many rows; None: all."""
 
@@ -95,6 +98,12 @@ class Elicitation:
         """Do what is not done yet; the folder of the finished set."""
         folder = Path(self.output)
         rights = self.check()
+        for name, licence in rights["licences"].items():
+            if licence == NOT_STATED:
+                self.said(
+                    f"{name}: the terms of its outputs are {NOT_STATED}, and so says the card: "
+                    f"look them up, and write `licence` to generators.{name}"
+                )
         with files.only_writer(folder):
             begun, told = read_seeds(self.seeds, self.skill)
             speakers = {name: plain(vars_of(g)) for name, g in self.generators.items()}
@@ -115,7 +124,8 @@ class Elicitation:
                 why = "; ".join(
                     f"{e['name']}: {n} {w}" for e in done for w, n in e["dropped"].items()
                 )
-                raise KDError(f"no record is left ({why or 'the steps gave none'})")
+                none = "the steps gave none" if begun else "there were no seeds"
+                raise KDError(f"no record is left ({why or none})")
             card = {
                 "digest": chain,
                 "seed": self.seed,
@@ -157,6 +167,8 @@ class Elicitation:
                 self.generators[name].charged(took["requests"], usage_of(took))
             self.said(f"{place.name}: done before ({kept['given']:,} records)")
             return read_records(place / "records.jsonl"), kept
+        for name in dict.fromkeys(n for later in self.steps for n in later.needs()):
+            self.generators[name].ready()  # a key that a later step lacks is missed now
         place.mkdir(parents=True, exist_ok=True)
         journal = Journal(place / "journal.jsonl")
         if len(journal):
@@ -194,6 +206,7 @@ class Elicitation:
             "name": place.name,
             **asdict(work.tally),
             "spend": {name: spent(*journal.took(name)) for name in bound},
+            "said_by": {name: generator.identity for name, generator in bound.items()},
             "settings": step.settings(),
             "digest": chain,
             "records_sha256": checksum,

@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
 from kd_lightning.data.knowledge import Knowledge
 from kd_lightning.errors import KDError
+from kd_lightning.knowledge.plots import is_label, texts_of, write_plots
 from kd_lightning.knowledge.sets import readme
 
 SHINGLE = 5
 """Words of a piece of text that two records may share."""
-
-
-LABELS = 8
-"""A field with at most so many different texts is a label, whose length says nothing."""
 
 
 def look(argv: Sequence[str]) -> dict[str, Any]:
@@ -45,9 +41,10 @@ def look(argv: Sequence[str]) -> dict[str, Any]:
     rows = [dict(found.values) for split in source.splits for found in source.read(split)]
     told = statistics(rows)
     console = Console()
-    console.print(_body(readme(source.card)), markup=False)
+    console.print(Markdown(_body(readme(source.card))))
     _show_lengths(console, told)
     _show_duplicates(console, told)
+    _show_labels(console, rows)
     _show_samples(console, rows, asked.rows, asked.seed)
     folder = asked.output or asked.set / "inspect"
     for path in write_plots(folder, source.card, rows):
@@ -60,15 +57,15 @@ def _body(page: str) -> str:
 
 
 def statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Lengths in words of each text field, and how many rows say again what another one said.
+    """Lengths in words of each text, and how many rows say again what another one said.
 
     `repeated`: rows whose text an earlier row has letter for letter; `shared`: mean share of a
     row's runs of five words that stand in another row too.
     """
-    fields = {name for row in rows for name, value in row.items() if isinstance(value, str)}
     found: dict[str, Any] = {}
-    for name in sorted(fields - {"id"}):
-        texts = [row[name] for row in rows if isinstance(row.get(name), str)]
+    for name, texts in texts_of(rows).items():
+        if is_label(texts):
+            continue
         words = [len(text.split()) for text in texts]
         found[name] = {
             "rows": len(texts),
@@ -112,6 +109,19 @@ def _show_duplicates(console: Console, told: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def _show_labels(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    labels = {name: texts for name, texts in texts_of(rows).items() if is_label(texts)}
+    if not labels:
+        return
+    table = Table(title="labels")
+    table.add_column("field")
+    table.add_column("records of each")
+    for name, texts in labels.items():
+        told = ", ".join(f"{t or '(empty)'} {n:,}" for t, n in Counter(texts).most_common())
+        table.add_row(escape(name), escape(told))
+    console.print(table)
+
+
 def _show_samples(
     console: Console, rows: Sequence[Mapping[str, Any]], count: int, seed: int
 ) -> None:
@@ -122,54 +132,3 @@ def _show_samples(
             if name != "id":
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 console.print(f"  [cyan]{escape(name)}[/cyan]: {escape(text[:600])}")
-
-
-def write_plots(
-    folder: Path, card: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> list[Path]:
-    """`steps.png`: records after each step; `lengths.png`: characters of each text field."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_steps_plot(folder, card), _lengths_plot(folder, rows)]
-
-
-def _steps_plot(folder: Path, card: Mapping[str, Any]) -> Path:
-    steps = card["steps"]
-    figure = Figure(figsize=(8, 1.2 + 0.45 * (len(steps) + 1)), layout="constrained")
-    axes = figure.subplots()
-    names = ["seeds", *(step["name"] for step in steps)]
-    counts = [card["seeds"]["records"], *(step["given"] for step in steps)]
-    bars = axes.barh(names, counts, color="#0072B2")
-    axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set(title="Records after each step", xlabel="records")
-    axes.spines[["top", "right"]].set_visible(False)
-    return _saved(figure, folder / "steps.png")
-
-
-def _lengths_plot(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    texts: dict[str, list[str]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if isinstance(value, str) and name != "id":
-                texts.setdefault(name, []).append(value)
-    shown = [name for name in sorted(texts) if len(set(texts[name])) > LABELS] or sorted(texts)[:1]
-    count = max(1, len(shown))
-    figure = Figure(figsize=(8, 1 + 1.6 * count), layout="constrained")
-    grid = figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0]
-    longest = max((len(t) for name in shown for t in texts[name]), default=1)
-    width = max(1, -(-longest // 60))
-    edges = np.arange(0, longest + width + 1, width) - 0.5
-    for axes, name in zip(grid, shown, strict=False):
-        axes.hist([len(text) for text in texts[name]], bins=list(edges), color="#0072B2")
-        axes.set(ylabel=name)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set(title="Length of each text field")
-    grid[-1].set(xlabel="characters")
-    return _saved(figure, folder / "lengths.png")
-
-
-def _saved(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=150)
-    return path

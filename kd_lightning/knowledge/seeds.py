@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 def read_seeds(seeds: Seeds, skill: KDDataModule | None) -> tuple[list[Record], dict[str, Any]]:
     """Records and what the card says of them."""
-    found = list(islice(_rows(seeds, skill), seeds.limit))
+    try:
+        found = list(islice(_rows(seeds, skill), seeds.limit))
+    except KDError as error:  # the data modules' words name their own options
+        where = "--skill." if seeds.path is None else "--seeds."
+        raise KDError(str(error).replace("--data.", where)) from None
     content = json.dumps([r.as_row() for r in found], sort_keys=True, ensure_ascii=True)
     told = {
         "path": seeds.path or (type(skill).__name__ if skill is not None else None),
@@ -43,8 +47,11 @@ def _rows(seeds: Seeds, skill: KDDataModule | None) -> Iterator[Record]:
         source = open_origin(path)
         source.download()
         split = seeds.split if seeds.split in source.splits else None
-        if split is None and len(source.splits) > 1:
-            raise KDError(f"{path} has no {seeds.split} rows: write one of {source.splits}")
+        if split is None and (len(source.splits) > 1 or seeds.split != "train"):
+            raise KDError(
+                f"{path} has no {seeds.split} rows: write {' or '.join(source.splits)} to "
+                "--seeds.split"
+            )
         for found in source.read(split or source.splits[0]):
             yield _record(found.id, dict(found.values), seeds, found.place)
 
@@ -54,4 +61,8 @@ def _record(id: str, values: dict[str, Any], seeds: Seeds, place: str) -> Record
     named = {field: row[field] for field in seeds.columns}
     kept = {k: v for k, v in values.items() if k not in ("lineage", *seeds.columns.values())}
     id = str(named.pop("id", kept.pop("id", id)))
-    return Record(id, {**kept, **named}, (origin("seeds", [place]),))
+    values = {**kept, **named}
+    if seeds.input == "join" and isinstance(values.get("prompt"), str):
+        extra = values.pop("input", None)
+        values["prompt"] += f"\n\n{extra}" if isinstance(extra, str) and extra.strip() else ""
+    return Record(id, values, (origin("seeds", [place]),))

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from kd_lightning.data.base import KDDataModule
 
 
+REASONS = 12
+"""Different reasons that a card counts one by one."""
+
+OTHERS = "other reasons (dropped.jsonl)"
+
+
 class Step(ABC):
     """Records in, records out.
 
@@ -104,8 +110,14 @@ class Work:
     """Records that were dropped, with the reason."""
 
     def drop(self, record: Record, reason: str) -> None:
-        """A record goes no further; `reason`: a few words that many records share."""
-        self.tally.dropped[reason] = self.tally.dropped.get(reason, 0) + 1
+        """A record goes no further; `reason`: a few words that many records share.
+
+        A server's own words may differ for each: then the card counts the rest together, and
+        `dropped.jsonl` has them all.
+        """
+        dropped = self.tally.dropped
+        name = reason if reason in dropped or len(dropped) < REASONS else OTHERS
+        dropped[name] = dropped.get(name, 0) + 1
         self.fallen.append((record, reason))
 
     def note(self, name: str, value: Any) -> None:

@@ -78,6 +78,10 @@ class Ensemble(Generator):
         told = [self.how, self.weights, [(m.name, m.identity) for m in self.members]]
         return f"Ensemble:{json.dumps(told)}"
 
+    def ready(self) -> None:
+        for member in self.members:
+            member.ready()
+
     def open(self) -> None:
         names = [member.name for member in self.members]
         if len(set(names)) < len(names):

@@ -162,6 +162,9 @@ class Generator(ABC):
         """What its answers are a function of, besides the request; part of the journal's keys."""
         return f"{type(self).__name__}:{self.name}"
 
+    def ready(self) -> None:  # noqa: B027 (most need nothing beforehand)
+        """Refuse now what `open` could only refuse later: a missing key, wrong limits."""
+
     def open(self) -> None:  # noqa: B027 (most have nothing to open)
         """Load or connect; a second call does nothing."""
 

@@ -98,6 +98,10 @@ class Replay(Generator):
     def _journal(self) -> Journal:
         return Journal(Path(self.path) / SPOKEN)
 
+    def ready(self) -> None:
+        if self._asked is not None:
+            self._asked.ready()
+
     def open(self) -> None:
         """Begin the record, or refuse one that is of another generator."""
         speaker, folder = self._asked, Path(self.path)

@@ -22,7 +22,12 @@ from kd_lightning.teachers.remote.prices import Prices, price_of
 from kd_lightning.teachers.remote.probe import probe
 from kd_lightning.teachers.remote.retries import Backoff
 from kd_lightning.teachers.remote.speaker import Offer, RemoteSpeaker
-from kd_lightning.teachers.remote.transport import Transport, checked_url, checked_variable
+from kd_lightning.teachers.remote.transport import (
+    Transport,
+    checked_url,
+    checked_variable,
+    key_of,
+)
 from kd_lightning.teachers.remote.wire import Asked, Choice
 from kd_lightning.teachers.wording import Wording
 from kd_lightning.types import Asking, Completion, Sampling, Signal
@@ -174,6 +179,11 @@ class ServerTeacher(Teacher):
         return self._tokenizer
 
     # ---------------------------------------------------------------- set-up
+    def ready(self) -> None:
+        self._check()
+        price_of(self.model, self.prices)
+        key_of(self.key_variable)
+
     def open(self) -> None:
         if self._loop is not None and self._loop.pid == os.getpid():
             return

@@ -103,8 +103,7 @@ class Speaker:
         most = len(prompt) + max((len(ids) for ids in texts), default=1)
         if self.limit is not None and most > self.limit:
             raise KDError(
-                f"a prompt of {len(prompt)} tokens with {most - len(prompt)} to follow does not "
-                f"fit into the model's {self.limit} positions: shorten the prompt"
+                f"it does not fit into the model's {self.limit} positions: shorten the prompt"
             )
         return _Task(number, request, prompt, texts)
 

@@ -179,3 +179,31 @@ def test_terms_that_forbid_training(tmp_path):
     statement = "written permission of 2026-01-01"
     assert told["terms_override"] == {"of": ["teacher"], "statement": statement}
     assert "written permission" in (tmp_path / "set/README.md").read_text()
+
+
+def test_an_input_stands_behind_its_prompt_unless_it_is_kept_apart(tmp_path):
+    """As the data modules ask it: what the teacher answers is what the student will be asked."""
+    path = tmp_path / "seeds.jsonl"
+    told = [{"prompt": "Sum up.", "input": "A b c."}, {"prompt": "Hi.", "input": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in told))
+    make(tmp_path, steps=[Answers()]).run()
+    assert [row["prompt"] for row in rows(tmp_path)] == ["Sum up.\n\nA b c.", "Hi."]
+    assert not any("input" in row for row in rows(tmp_path))
+    apart = make(tmp_path, steps=[Answers()])
+    apart.seeds = Seeds(str(path), input="apart")
+    apart.run()
+    assert [row["input"] for row in rows(tmp_path)] == ["A b c.", ""]
+
+
+def test_reasons_in_a_servers_own_words_do_not_fill_the_card(tmp_path):
+    class Falls(Odd):
+        def run(self, records, work):
+            for i, record in enumerate(records[1:]):
+                work.drop(record, f"status 400: {i} tokens are too many")
+            return list(records[:1])
+
+    make(tmp_path, steps=[Falls()], count=40).run()
+    dropped = card(tmp_path)["steps"][0]["dropped"]
+    assert len(dropped) == 13 and dropped["other reasons (dropped.jsonl)"] == 39 - 12
+    told = (tmp_path / "set/steps/01-falls/dropped.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["reason"] for line in told}) == 39

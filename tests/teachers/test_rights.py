@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from kd_lightning.errors import KDError
 from kd_lightning.evaluation.card import make_card
@@ -11,6 +12,7 @@ from kd_lightning.teachers import ServerTeacher, rules
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.teachers.rights import forbids, licence_of, refuse_no_train, strictest
 from kd_lightning.teachers.scripted import Scripted
+from tests.conftest import ROOT
 from tests.parallel import runs
 from tests.teachers.hostile import serving
 
@@ -91,3 +93,23 @@ def test_with_a_statement_it_trains_and_the_card_says_so(tmp_path, tiny_teacher)
     card = str(make_card(made["model"]))
     assert f"terms of teacher {folder}: a contract of ours" in card
     assert "terms, no-train" in card
+
+
+def _parts(told):
+    if isinstance(told, dict):
+        if "class_path" in told:
+            yield told
+        told = list(told.values())
+    for value in told if isinstance(told, list) else ():
+        yield from _parts(value)
+
+
+def test_every_configuration_of_a_teacher_names_a_licence():
+    named = {"LocalTeacher", "ServerTeacher", "Scripted", "Student"}
+    found = 0
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        for part in _parts(yaml.safe_load(path.read_text())):
+            if part["class_path"].rpartition(".")[2] in named:
+                found += 1
+                assert part.get("init_args", {}).get("licence"), f"{path}: {part['class_path']}"
+    assert found > 50

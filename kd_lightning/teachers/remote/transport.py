@@ -90,7 +90,7 @@ class Transport:
         self.key_variable = key_variable
         self.connect_seconds = connect_seconds
         self.max_bytes = max_bytes
-        self._key = _key(key_variable)
+        self._key = key_of(key_variable)
         self._session: ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -140,7 +140,8 @@ class Transport:
         except TimeoutError:
             raise ExchangeError(f"no whole answer within {seconds:g} s") from None
         except ClientConnectorError as error:
-            raise ExchangeError(self.clean(str(error)), reached=False) from None
+            told = str(error).replace(" ssl:default", "")  # said of plain http as well
+            raise ExchangeError(self.clean(told), reached=False) from None
         except (ClientError, OSError) as error:
             told = self.clean(str(error)) or type(error).__name__
             raise ExchangeError(f"the connection broke ({told})") from None
@@ -173,7 +174,8 @@ class Transport:
         return " ".join(text.split())[:300]
 
 
-def _key(variable: str | None) -> str:
+def key_of(variable: str | None) -> str:
+    """The key that an environment variable holds; '' where none is named."""
     if variable is None:
         return ""
     key = os.environ.get(variable, "")
