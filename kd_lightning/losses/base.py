@@ -51,6 +51,13 @@ class Loss(nn.Module, ABC):
         """
         return {}
 
+    def measured(self) -> dict[str, Tensor]:
+        """What was seen in the step on this rank, for the log: name to a sum and its count, `[2]`.
+
+        The same names on all ranks.
+        """
+        return {}
+
     def begin_step(self, progress: Progress) -> None:
         """Called before each optimizer step, on all ranks alike: schedules move here."""
 

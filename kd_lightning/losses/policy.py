@@ -19,7 +19,7 @@ from kd_lightning.losses.penalties import Penalty
 from kd_lightning.losses.surrogates import ScoreFunction, Surrogate, log_ratio
 from kd_lightning.losses.tokens import TokenSum
 from kd_lightning.losses.value_head import ValueHead
-from kd_lightning.types import Batch, LossOutput, ModelOutput, Signal
+from kd_lightning.types import Batch, LossOutput, ModelOutput, Progress, Signal
 
 
 class PolicyGradient(AnswerLoss):
@@ -107,6 +107,7 @@ class PolicyGradient(AnswerLoss):
         if entropy_weight:
             parts["entropy"] = Entropy()
         self.parts = nn.ModuleDict(parts)
+        self._clipped: Tensor | None = None  # in this step: words clipped, words
         self._refers = reward_kl > 0 or kl is not None
         if self._refers and reference == "teacher":
             self.needs = frozenset({Signal.LOGITS})
@@ -117,6 +118,12 @@ class PolicyGradient(AnswerLoss):
 
     def ready(self, batch: Batch) -> bool:
         return batch.reward is not None or batch.advantages is not None or self.reward_kl > 0
+
+    def begin_step(self, progress: Progress) -> None:
+        self._clipped = None
+
+    def measured(self) -> dict[str, Tensor]:
+        return {} if self._clipped is None else {"clipped": self._clipped}
 
     @property
     def remembers(self) -> bool:
@@ -186,6 +193,7 @@ class PolicyGradient(AnswerLoss):
         advantages, returns = self._advantages(batch, where, drawn, fixed, before)
         surrogate = self.surrogate or ScoreFunction()
         terms = {"policy": surrogate(logp, old, advantages, where)}
+        self._look(surrogate, logp.detach(), old, advantages, where)
         if self.kl is not None:
             ratio = log_ratio(logp, old, where).exp()
             each = made["whole"] if self.kl.whole else self.kl(logp, fixed, ratio)
@@ -195,6 +203,16 @@ class PolicyGradient(AnswerLoss):
         if values is not None:
             terms["value"] = self.value_weight * 0.5 * (values - returns).square()
         return LossOutput({name: self._sum(each, batch, where) for name, each in terms.items()})
+
+    @torch.no_grad()
+    def _look(
+        self, surrogate: Surrogate, logp: Tensor, old: Tensor, advantages: Tensor, where: Tensor
+    ) -> None:
+        """Count what the clip took away."""
+        taken = surrogate.clipped(logp, old, advantages, where)
+        if self.training and taken is not None:
+            seen = torch.stack([taken.sum(), where.sum()]).double()
+            self._clipped = seen if self._clipped is None else self._clipped + seen
 
     def _reference(self, teacher: ModelOutput | None, batch: Batch) -> Tensor:
         kept = reference_logprobs(self.reference, teacher, batch)

@@ -25,6 +25,12 @@ class Surrogate(ABC):
             where: The answers' words, `[B, T]` bool; the rest is not read.
         """
 
+    def clipped(
+        self, logp: Tensor, old: Tensor, advantages: Tensor, where: Tensor
+    ) -> Tensor | None:
+        """Words that no gradient comes from, `[B, T]` bool; None: it never takes one away."""
+        return None
+
 
 def log_ratio(logp: Tensor, old: Tensor, where: Tensor) -> Tensor:
     """log(student / old policy) of each word, `[B, T]`; 0 outside the answers."""
@@ -75,14 +81,24 @@ class ClippedRatio(Surrogate):
         self.level = level
 
     def __call__(self, logp: Tensor, old: Tensor, advantages: Tensor, where: Tensor) -> Tensor:
+        ratio = self._ratio(logp, old, where)
+        clipped = ratio.clamp(1 - self.low, 1 + self.high)
+        return -torch.minimum(ratio * advantages, clipped * advantages)
+
+    def clipped(self, logp: Tensor, old: Tensor, advantages: Tensor, where: Tensor) -> Tensor:
+        ratio = self._ratio(logp, old, where)
+        above = (ratio > 1 + self.high) & (advantages > 0)
+        below = (ratio < 1 - self.low) & (advantages < 0)
+        return (above | below) & where
+
+    def _ratio(self, logp: Tensor, old: Tensor, where: Tensor) -> Tensor:
+        """`[B, T]`, or `[B, 1]` for ratios of whole answers."""
         log = log_ratio(logp, old, where)
         if self.level != "token":
             log = log.sum(1, keepdim=True)
             if self.level == "mean":
                 log = log / where.sum(1, keepdim=True).clamp_min(1)
-        ratio = log.exp()
-        clipped = ratio.clamp(1 - self.low, 1 + self.high)
-        return -torch.minimum(ratio * advantages, clipped * advantages)
+        return log.exp()
 
 
 class ImportanceWeighted(Surrogate):

@@ -91,6 +91,13 @@ class Weighted(Loss):
             found |= loss.remember(student, batch)
         return found
 
+    def measured(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{key}": value
+            for name, loss in self._each()
+            for key, value in loss.measured().items()
+        }
+
     def weights(self) -> dict[str, float]:
         """The weight of each term in the present step."""
         return {

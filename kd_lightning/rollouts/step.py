@@ -126,6 +126,9 @@ class Answering:
         table = {} if self.judging is None else self.judging.table(over_ranks)
         if self.rollout.makes_text:
             table |= watch.table(over_ranks({"answers": self._sums})["answers"])
+        if seen := self.loss.measured():
+            for name, (value, number) in over_ranks(seen).items():
+                table[f"train/{name}"] = float(value / number.clamp_min(1))
         return table
 
     def end_step(self, step: int) -> None:

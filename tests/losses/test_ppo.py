@@ -1,13 +1,17 @@
 """PPO's file in plain loops, on answers of an older policy with what its value head expected."""
 
+import math
+
 import pytest
 import torch
 
 from kd_lightning.errors import KDError
-from kd_lightning.losses.advantages import GAE
+from kd_lightning.losses.advantages import GAE, Reinforce
 from kd_lightning.losses.policy import PolicyGradient
+from kd_lightning.losses.surrogates import ClippedRatio, ScoreFunction
 from kd_lightning.losses.value_head import ValueHead
 from kd_lightning.losses.weighted import Term, Weighted
+from kd_lightning.types import Progress
 from tests.losses.judged import models, ranked, read
 from tests.losses.test_policy import clip, of_file, old_word, older, per_word, takes_part
 
@@ -101,3 +105,31 @@ def test_what_a_loss_remembers_is_what_its_head_says():
     assert not of_file("grpo").remembers and of_file("grpo").remember(output, batch) == {}
     with pytest.raises(KDError, match="GAE and a value head"):
         PolicyGradient(GAE())
+
+
+@pytest.mark.parametrize("level", ["token", "mean", "product"])
+def test_what_the_clip_took_away_is_counted_over_micro_batches(level):
+    batch = older(ranked())
+    student, teacher = models()
+    loss = PolicyGradient(Reinforce(0.4), ClippedRatio(level=level))
+    loss.begin_step(Progress(0, 1))
+    assert loss.measured() == {}
+    for part in batch.split(rows=2):
+        loss(student(part), teacher(part), part)
+    taken, words = 0, 0
+    for i, row in enumerate(read(student, teacher, batch)):
+        if not row.judged:
+            continue
+        gaps = [float(w) - old_word(row, t, i) for t, w in enumerate(row.words)]
+        whole = sum(gaps) / (len(gaps) if level == "mean" else 1)
+        for gap in gaps:
+            ratio = math.exp(gap if level == "token" else whole)
+            taken += ratio > 1.2 if row.reward > 0.4 else ratio < 0.8
+            words += 1
+    assert loss.measured()["clipped"].tolist() == [taken, words]
+    assert 0 < taken < words
+    assert Weighted({"p": Term(loss)}).measured()["p/clipped"].tolist() == [taken, words]
+    assert PolicyGradient(Reinforce(), ScoreFunction()).measured() == {}
+    loss.eval()
+    loss(student(batch), teacher(batch), batch)
+    assert loss.measured()["clipped"].tolist() == [taken, words], "validation was counted"
