@@ -22,6 +22,7 @@ from kd_lightning.models.placement import Placement
 from kd_lightning.models.recompute import recompute
 from kd_lightning.models.shrink import keep_layers
 from kd_lightning.models.spec import LoraSpec, StudentSpec
+from kd_lightning.security.native import import_bitsandbytes
 from kd_lightning.types import Batch, Completion, ModelOutput, Sampling
 
 R = TypeVar("R")
@@ -270,6 +271,7 @@ def build_student(
 
 def with_adapters(model: PreTrainedModel, lora: LoraSpec, inputs_need_grad: bool) -> Any:
     """The model with new adapters, its own weights frozen."""
+    import_bitsandbytes()  # peft would
     from peft import LoraConfig, get_peft_model
 
     loading.keep_derivatives(model)

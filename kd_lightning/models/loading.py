@@ -21,6 +21,7 @@ from transformers import (
 
 from kd_lightning.errors import KDError
 from kd_lightning.security.folders import refuse_hostile
+from kd_lightning.security.native import import_bitsandbytes
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -72,6 +73,8 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model with its weights, from safetensors only."""
     config = config or load_config(path, revision)
+    if quantization is not None or getattr(config, "quantization_config", None) is not None:
+        import_bitsandbytes()
     refuse_hostile(Path(resolve(path)), weights=True)
     more: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
     try:

@@ -15,6 +15,7 @@ from kd_lightning.models import loading
 from kd_lightning.rewards.base import Asked, Reward, told
 from kd_lightning.rewards.head import HEAD, read_head
 from kd_lightning.security.folders import refuse_hostile
+from kd_lightning.security.native import import_bitsandbytes
 from kd_lightning.types import Batch, Example, Message
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class RewardModel(Reward):
         from transformers import AutoModelForSequenceClassification
 
         refuse_hostile(Path(path), weights=True)
+        import_bitsandbytes()  # a quantised classifier would
         try:
             made, told = AutoModelForSequenceClassification.from_pretrained(
                 path,
