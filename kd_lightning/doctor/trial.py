@@ -178,7 +178,9 @@ def begin(patient: Patient) -> Distiller:
     fresh = copy.deepcopy(patient.distiller, memo)
     fresh.guard = Judge()  # type: ignore[assignment]
     drawn_here(fresh.answering.rollout)
-    fresh.student = patient.student  # so configure_model finds it in place
+    fresh.student = patient.student  # so configure_model finds it in place, and does no more
+    fresh.answering.check(fresh.loss, patient.data)
+    fresh.answering.begin(fresh.student, patient.device)
     return fresh
 
 

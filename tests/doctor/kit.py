@@ -46,6 +46,8 @@ def patient(folder: Path, **changes: Any) -> Patient:
         student,
         changes.pop("loss", None) or ForwardKL(),
         changes.pop("teacher", None) or LocalTeacher("demo", dtype="float32"),
+        rollout=changes.pop("rollout", None),
+        reward=changes.pop("reward", None),
         optimizer=adamw(changes.pop("lr", 0.003)),
         gradient_clip_norm=1.0,
     )

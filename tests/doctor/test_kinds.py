@@ -7,10 +7,16 @@ import pytest
 from kd_lightning.data.mixture import Mixture, Part
 from kd_lightning.data.skills import Demo
 from kd_lightning.doctor.patient import Patient
-from kd_lightning.losses import CrossEntropy
+from kd_lightning.losses import CrossEntropy, PolicyGradient
+from kd_lightning.losses.advantages import GAE
+from kd_lightning.losses.surrogates import ClippedRatio
+from kd_lightning.losses.value_head import ValueHead
 from kd_lightning.models.spec import LoraSpec, StudentSpec
+from kd_lightning.rewards import Grade
+from kd_lightning.rollouts import FromStudent, Reuse
 from kd_lightning.teachers.cached import CachedTeacher
 from kd_lightning.teachers.own import AdapterOff
+from kd_lightning.types import Sampling
 from tests.doctor.kit import patient, report
 
 
@@ -45,7 +51,15 @@ def words_alone(folder):
     return found
 
 
-@pytest.mark.parametrize("kind", [adapters, cached, mixture, words_alone])
+def judged(folder):
+    """Answers of the student's own that the skill grades, learned from twice."""
+    loss = PolicyGradient(GAE(), ClippedRatio(), reward_kl=0.05, value=ValueHead(16))
+    drawn = FromStudent(sampling=Sampling(max_new_tokens=4, temperature=1.0))
+    found = patient(folder, loss=loss, rollout=Reuse(drawn, 2), reward=Grade())
+    return with_data(found, Demo(batch_size=4, train_rows=10, validation_rows=5, test_rows=5))
+
+
+@pytest.mark.parametrize("kind", [adapters, cached, mixture, words_alone, judged])
 def test_it_is_examined_as_well(tmp_path, kind):
     found, printed = report(kind(tmp_path))
     assert not found.problems, printed
