@@ -67,9 +67,15 @@ class MovingAverage(Teacher):
         if self._model is not None:
             return
         if self._student.placement is not None:
+            other = "another teacher"
+            if self.decay == 1:  # the start: there are others who are that, and are sharded
+                other = (
+                    "for the start LocalTeacher with the student's own path, or AdapterOff where "
+                    "the student has adapters"
+                )
             raise KDError(
                 "MovingAverage keeps a whole copy of the student, and KDStrategy shards it: write "
-                "--trainer.strategy=ddp, or another teacher"
+                f"--trainer.strategy=ddp, or {other}"
             )
         made = copy.deepcopy(self._student).to(device)
         self._model = made.requires_grad_(False).eval()

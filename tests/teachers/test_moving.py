@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kd_lightning.errors import KDError
+from kd_lightning.models.placement import Placement
 from kd_lightning.teachers.moving import MovingAverage
 from tests.rollouts import kit
 
@@ -55,3 +56,13 @@ def test_what_cannot_be_is_refused():
     for wrong in ({"decay": 1.5}, {"every": 0}):
         with pytest.raises(KDError):
             MovingAverage(**wrong)
+
+
+@pytest.mark.parametrize(("decay", "words"), [(0.5, "another teacher"), (1.0, "own path, or Adap")])
+def test_a_sharded_student_is_refused_with_what_serves_instead(decay, words):
+    student = kit.model(kit.folders()[0])
+    student.placement = Placement(torch.device("cpu"), in_step=True)
+    teacher = MovingAverage(decay)
+    teacher.attach(student)
+    with pytest.raises(KDError, match=rf"strategy=ddp, or .*{words}"):
+        teacher.materialize(torch.device("cpu"))
