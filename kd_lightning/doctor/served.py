@@ -18,6 +18,7 @@ from kd_lightning.errors import KDError
 from kd_lightning.models.loading import resolve
 from kd_lightning.rewards.base import Reward
 from kd_lightning.rollouts.base import Rollout
+from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers.generator import Generator, Kind, TokenLogprobs
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.teachers.remote.hearing import Heard, beside, hear
@@ -35,13 +36,23 @@ SMALL = 2**31
 
 
 def servers(part: Any, seen: set[int] | None = None) -> Iterator[ServerTeacher]:
-    """Those among a run's teacher, rollouts and rewards, and among what these are made of."""
+    """Those among a run's teacher, rollouts and rewards, and among what these are made of.
+
+    A server that draws the student's answers is asked like a teacher.
+    """
     seen = set() if seen is None else seen
     if id(part) in seen:
         return
     seen.add(id(part))
     if isinstance(part, ServerTeacher):
         yield part
+    elif isinstance(part, VLLMServer):
+        yield _Drawing(
+            part.url, part.model, part.key_variable, api="completions",
+            logprobs="auto" if part.logprobs == "engine" else False, top_logprobs=1,
+            allow_plain_http=part.allow_plain_http, retries=part.retries,
+            connect_seconds=part.connect_seconds, exchange_seconds=part.exchange_seconds,
+        )  # fmt: skip
     elif isinstance(part, (list, tuple)):
         for inner in part:
             yield from servers(inner, seen)
@@ -49,6 +60,10 @@ def servers(part: Any, seen: set[int] | None = None) -> Iterator[ServerTeacher]:
         yield from servers(list(part.values()), seen)
     elif isinstance(part, (Generator, Reward, Rollout)):
         yield from servers(list(vars(part).values()), seen)
+
+
+class _Drawing(ServerTeacher):
+    """A server that draws the student's answers, as a teacher that can be asked."""
 
 
 def served(patient: Patient) -> Iterator[Finding]:
@@ -142,6 +157,8 @@ def _mean(apart: list[float] | None) -> float | None:
 
 def _needed(run: Distiller, server: ServerTeacher) -> str:
     """Who needs its log-probabilities; '' where nobody does."""
+    if isinstance(server, _Drawing) and server.logprobs == "auto":
+        return "answers drawn there need them (or the engine's logprobs: student)"
     if server is run.teacher and Signal.LOGPROB in run.loss.needs:
         return f"{type(run.loss).__name__} needs them"
     for reward in _rewards(_reward(run)):

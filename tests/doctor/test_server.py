@@ -8,6 +8,8 @@ from kd_lightning.doctor.findings import Level
 from kd_lightning.doctor.served import servers
 from kd_lightning.losses import CrossEntropy, ForwardKL
 from kd_lightning.rewards import Judge
+from kd_lightning.rollouts import FromStudent
+from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers import Ensemble, ServerTeacher
 from kd_lightning.types import Signal
 from tests.doctor.kit import looked_at, patient, report, said
@@ -156,6 +158,23 @@ def test_servers_are_found_wherever_they_are():
     one, two = ServerTeacher("http://127.0.0.1:1/v1", "a"), ServerTeacher("http://[::1]:1/v1", "b")
     pool = Ensemble([one, two])
     assert list(servers([pool, Judge("quality", generator=two), one])) == [one, two]
+
+
+def drawing(folder, url, **settings):
+    rollout = FromStudent(engine=VLLMServer(url, **{"model": "m", **settings}))
+    return looked_at(patient(folder, rollout=rollout), "files", "server")["server"]
+
+
+def test_a_server_that_draws_the_students_answers(tmp_path):
+    with serving(speaking()) as server:
+        url = server.url
+        assert "can be true" in at(Level.OK, drawing(tmp_path, url))
+        assert "not know the model 'x'" in at(Level.PROBLEM, drawing(tmp_path, url, model="x"))
+    assert "cannot be reached" in at(Level.PROBLEM, drawing(tmp_path, url))
+    with serving(speaking(tells=False)) as server:
+        told = at(Level.PROBLEM, drawing(tmp_path, server.url))
+        assert "answers drawn there need them" in told
+        assert drawing(tmp_path, server.url, logprobs="student").level is Level.OK
 
 
 def test_it_is_one_of_the_checks_of_a_whole_examination(tmp_path):
