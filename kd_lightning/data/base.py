@@ -285,6 +285,10 @@ class KDDataModule(Serving, ABC):
         """The rows that are learned from an example: one, or several that stay together."""
         return [self.encode(example)]
 
+    def grouped(self, rows: list[Encoded], split: str) -> list[Encoded]:
+        """The rows of a split in the groups that are compared, if they are other than examples."""
+        return rows
+
     def prepare_data(self) -> None:
         """Download, once per machine."""
         self.splits.download()

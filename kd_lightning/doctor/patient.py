@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from kd_lightning.data.groups import units
 from kd_lightning.doctor.findings import MissingError
 from kd_lightning.doctor.machine import Machine, shown
 from kd_lightning.doctor.memory import Estimate, Shape, estimate
@@ -173,15 +174,15 @@ class Patient:
             rows = self.sample.kept
             if not rows:
                 raise MissingError("it needs training rows that are learned from")
-            wanted = min(self.data.batch_size, len(rows))
+            steps = units(rows)[: self.data.batch_size]
+            wanted = steps[-1].stop
             if self.device.type == "cpu":
-                for_a_token = self._operations()
-                allowed = PATIENCE * SPEED / max(1, for_a_token)
+                allowed = PATIENCE * SPEED / max(1, self._operations())
                 tokens = 0
-                for number, row in enumerate(rows[:wanted]):
-                    tokens += len(row)
-                    if tokens > allowed and number:
-                        wanted = number
+                for unit in steps:
+                    tokens += sum(len(rows[i]) for i in unit)
+                    if tokens > allowed and unit.start:
+                        wanted = unit.start
                         break
             return self.data.collate()(rows[:wanted]).to(self.device)
 

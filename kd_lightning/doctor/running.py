@@ -173,7 +173,8 @@ def negative_log_probabilities(output: ModelOutput, batch: Batch) -> tuple[Tenso
     """-log p(target) of the learned tokens `[N]`, and over how many ids."""
     if output.sparse is not None:
         return -output.sparse.label.float(), output.sparse.vocab
-    rows = (batch.targets != IGNORE).flatten().nonzero().squeeze(-1)
+    learned = (batch.targets != IGNORE) & best(batch)[:, None]
+    rows = learned.flatten().nonzero().squeeze(-1)
     targets = batch.targets.flatten()[rows]
     hidden = output.hidden.flatten(0, 1)[rows]
     vocab = output.head.vocab
@@ -183,6 +184,20 @@ def negative_log_probabilities(output: ModelOutput, batch: Batch) -> tuple[Tenso
             logits = output.head(states)[:, :vocab].float()
             found.append(logits.logsumexp(-1) - logits.gather(-1, ids[:, None]).squeeze(-1))
     return torch.cat(found) if found else hidden.new_zeros(0), vocab
+
+
+def best(batch: Batch) -> Tensor:
+    """Rows that are right, `[B]` bool: of judged answers, those of a group with the most reward."""
+    if batch.reward is None:
+        return torch.ones(len(batch), dtype=torch.bool, device=batch.targets.device)
+    groups = range(len(batch)) if batch.group is None else batch.group.tolist()
+    rewards = [-math.inf if r != r else r for r in batch.reward.tolist()]
+    most: dict[int, float] = {}
+    for group, reward in zip(groups, rewards, strict=True):
+        most[group] = max(reward, most.get(group, -math.inf))
+    pairs = zip(groups, rewards, strict=True)
+    found = [reward == most[group] and reward > -math.inf for group, reward in pairs]
+    return torch.tensor(found, device=batch.targets.device)
 
 
 def _perplexity(loss: float) -> str:

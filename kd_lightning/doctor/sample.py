@@ -75,6 +75,7 @@ class Sample:
         policies: dict[int, Lengths] = {}
         for row in chosen:
             found._take(row, data, policies)
+        found.kept = data.grouped(found.kept, "train")
         for policy in policies.values():
             found.truncated += policy.truncated
             found.dropped.update(policy.dropped)
@@ -82,12 +83,12 @@ class Sample:
 
     def _take(self, row: Row, data: KDDataModule, policies: dict[int, Lengths]) -> None:
         example = data.example(row)
-        encoded = data.encode(example)
-        self.examples.append(example)
-        self.encoded.append(encoded)
         owner = data.part(example) if isinstance(data, Mixture) else data
+        encoded = owner.encodings(example)
+        self.examples.append(example)
+        self.encoded += encoded
         policy = policies.setdefault(id(owner), owner.lengths("train"))
         try:
-            self.kept += policy.apply(encoded)
+            self.kept += policy.together(encoded)
         except KDError as error:
             self.refused = self.refused or str(error)

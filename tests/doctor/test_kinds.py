@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kd_lightning.data.mixture import Mixture, Part
-from kd_lightning.data.skills import Demo
+from kd_lightning.data.skills import Demo, DemoPreference
 from kd_lightning.doctor.patient import Patient
-from kd_lightning.losses import CrossEntropy, PolicyGradient
+from kd_lightning.losses import CrossEntropy, PolicyGradient, Ranking
 from kd_lightning.losses.advantages import GAE
+from kd_lightning.losses.comparators import Logistic
+from kd_lightning.losses.listwise import PointwiseSigmoid
+from kd_lightning.losses.scores import LogRatio
 from kd_lightning.losses.surrogates import ClippedRatio
 from kd_lightning.losses.value_head import ValueHead
 from kd_lightning.models.spec import LoraSpec, StudentSpec
@@ -59,9 +62,24 @@ def judged(folder):
     return with_data(found, Demo(batch_size=4, train_rows=10, validation_rows=5, test_rows=5))
 
 
-@pytest.mark.parametrize("kind", [adapters, cached, mixture, words_alone, judged])
+def pairs(folder):
+    """Two answers to each prompt, compared."""
+    found = patient(folder, loss=Ranking(LogRatio(), Logistic()))
+    data = DemoPreference(batch_size=3, train_rows=12, validation_rows=5, test_rows=5)
+    return with_data(found, data)
+
+
+def unpaired(folder):
+    """Single answers in groups, with mismatched ones beside them."""
+    found = patient(folder, loss=Ranking(LogRatio(), PointwiseSigmoid()))
+    data = DemoPreference(unpaired=4, batch_size=2, train_rows=12, validation_rows=5, test_rows=5)
+    return with_data(found, data)
+
+
+@pytest.mark.parametrize("kind", [adapters, cached, mixture, words_alone, judged, pairs, unpaired])
 def test_it_is_examined_as_well(tmp_path, kind):
     found, printed = report(kind(tmp_path))
     assert not found.problems, printed
     assert "the next step is the same, bit for bit" in printed
     assert not any(c.level == "skipped" for c in found.checked), printed
+    assert "knows nothing of these answers" not in printed

@@ -134,8 +134,8 @@ class Preference(KDDataModule):
         told = replace(example, messages=(*turns, Message("assistant", answer)))
         return replace(self.encode(told), reward=reward)
 
-    def _encode_split(self, split: str) -> list[Encoded]:
-        rows = super()._encode_split(split)
+    def grouped(self, rows: list[Encoded], split: str) -> list[Encoded]:
+        """Single answers in groups of `unpaired`, with mismatched ones beside them."""
         if not self.unpaired or split == "test":
             return rows
         order = np.random.default_rng([self.seed, len(rows)]).permutation(len(rows))
@@ -146,8 +146,14 @@ class Preference(KDDataModule):
             together = [rows[i] for i in order[a:b]]
             together += self._mismatched(together)
             made += [replace(row, group=f"{split} {number}") for row in together]
-        summary = self.summary[split]
-        self.summary[split] = Summary.of(made, summary.truncated, summary.dropped)
+        return made
+
+    def _encode_split(self, split: str) -> list[Encoded]:
+        rows = super()._encode_split(split)
+        made = self.grouped(rows, split)
+        if made is not rows:
+            summary = self.summary[split]
+            self.summary[split] = Summary.of(made, summary.truncated, summary.dropped)
         return made
 
     def _mismatched(self, rows: list[Encoded]) -> list[Encoded]:
