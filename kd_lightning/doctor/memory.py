@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,7 +121,9 @@ def estimate(
         spec = replace(spec, dtype="bfloat16")
     student = student_on_paper(spec, tokenizer, paper)
     loss = distiller.loss
-    teacher = taught_by(distiller.teacher if loss.needs else None, paper, loss.temperatures)
+    asked = distiller.teacher if loss.needs else None
+    again = partial(student_on_paper, distiller.spec, tokenizer, paper)
+    teacher = taught_by(asked, paper, loss.temperatures, again)
     meter = Meter(granule=512 if machine.device == "cuda" else 1)
     with loss_as_on(machine.device):
         parts = count(distiller, student, teacher, shape, machine, meter)

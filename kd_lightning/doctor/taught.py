@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from kd_lightning.models.heads import LinearHead
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.teachers.cached import CachedTeacher
 from kd_lightning.teachers.local import LocalTeacher
+from kd_lightning.teachers.moving import MovingAverage
 from kd_lightning.teachers.own import AdapterOff
 from kd_lightning.types import IGNORE, Batch, ModelOutput, SparseTargets
 
@@ -110,9 +111,12 @@ class States(Taught):
 
 
 def taught_by(
-    teacher: Teacher | None, paper: Paper, temperatures: Iterable[float]
+    teacher: Teacher | None,
+    paper: Paper,
+    temperatures: Iterable[float],
+    again: Callable[[], CausalLM],
 ) -> Taught | None:
-    """A teacher on paper; None where nobody asks one."""
+    """A teacher on paper; None where nobody asks one. `again`: another student on paper."""
     if teacher is None:
         return None
     if isinstance(teacher, LocalTeacher):
@@ -120,6 +124,8 @@ def taught_by(
         return Whole(model, quantised(model, teacher.quantization))
     if isinstance(teacher, AdapterOff):
         return Shared()
+    if isinstance(teacher, MovingAverage):
+        return Whole(again().requires_grad_(False).eval())
     if isinstance(teacher, CachedTeacher):
         kind, manifest = teacher.reader.kind, teacher.reader.manifest
         if isinstance(kind, Hidden):

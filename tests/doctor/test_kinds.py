@@ -18,6 +18,7 @@ from kd_lightning.models.spec import LoraSpec, StudentSpec
 from kd_lightning.rewards import Grade
 from kd_lightning.rollouts import FromStudent, Reuse
 from kd_lightning.teachers.cached import CachedTeacher
+from kd_lightning.teachers.moving import MovingAverage
 from kd_lightning.teachers.own import AdapterOff
 from kd_lightning.types import Sampling
 from tests.doctor.kit import patient, report
@@ -76,7 +77,17 @@ def unpaired(folder):
     return with_data(found, data)
 
 
-@pytest.mark.parametrize("kind", [adapters, cached, mixture, words_alone, judged, pairs, unpaired])
+def average(folder):
+    """The student's former selves teach it."""
+    spec = StudentSpec(path="demo")
+    drawn = FromStudent(sampling=Sampling(max_new_tokens=4, temperature=1.0))
+    return patient(folder, student=spec, teacher=MovingAverage(0.5), rollout=drawn)
+
+
+KINDS = [adapters, cached, mixture, words_alone, judged, pairs, unpaired, average]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_is_examined_as_well(tmp_path, kind):
     found, printed = report(kind(tmp_path))
     assert not found.problems, printed
