@@ -5,21 +5,21 @@ from __future__ import annotations
 import random
 
 
-def sums(count: int, seed: int, terms: int = 4) -> list[dict[str, str]]:
-    """Sums modulo 10, each with its chain of partial sums: 3+4+8 is `7 5 so 5`."""
+def sums(count: int, seed: int, terms: int = 4, base: int = 10) -> list[dict[str, str]]:
+    """Sums modulo 10 (or another base), of which `chain` writes the partial sums."""
     rng = random.Random(f"sums/{seed}")
     made: dict[str, dict[str, str]] = {}
     while len(made) < count:
-        digits = [rng.randrange(10) for _ in range(terms)]
+        digits = [rng.randrange(base) for _ in range(terms)]
         question = "+".join(map(str, digits))
-        made[question] = {"prompt": question, "reference": str(sum(digits) % 10)}
+        made[question] = {"prompt": question, "reference": str(sum(digits) % base)}
     return list(made.values())
 
 
-def chain(question: str) -> str:
-    """The partial sums of a question, modulo 10, and the answer behind them."""
+def chain(question: str, base: int = 10) -> str:
+    """The partial sums of a question and the answer behind them: 3+4+8 is `7 5 so 5`."""
     digits = [int(d) for d in question.split("+")]
-    parts = [sum(digits[: i + 1]) % 10 for i in range(1, len(digits))]
+    parts = [sum(digits[: i + 1]) % base for i in range(1, len(digits))]
     return " ".join(map(str, parts)) + f" so {parts[-1]}"
 
 

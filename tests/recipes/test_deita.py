@@ -107,6 +107,7 @@ def arms(folder, seed) -> tuple[float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_student_of_the_selected_beats_one_of_four_times_as_many_drawn(tmp_path):
     selected, drawn = zip(*(arms(tmp_path / str(seed), seed) for seed in range(3)), strict=True)
     print(f"selected {selected}, drawn {drawn}")

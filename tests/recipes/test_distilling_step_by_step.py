@@ -75,39 +75,42 @@ def test_the_same_set_is_both_tasks_of_a_mixture(tmp_path):
         assert seen["rationale", "train"][id] == ["explain", question, before]
 
 
+def explains(student, held) -> float:
+    """Share of the questions that it explains rightly when it is told to."""
+    steps = [chain(row["prompt"]).partition(" so ")[0] for row in held]
+    asked = [f"{SYSTEM['rationale']}|{row['prompt']}" for row in held]
+    return student.score(list(zip(asked, steps, strict=True)))
+
+
+def labels(student, held) -> tuple[float, int]:
+    """Share of right labels when it is told to answer, and the longest answer in signs."""
+    said = student.answers([f"{SYSTEM['label']}|{row['prompt']}" for row in held])
+    right = [a == row["reference"] for a, row in zip(said, held, strict=True)]
+    return sum(right) / len(held), max(map(len, said))
+
+
+def arms(folder, seed) -> tuple[tuple[float, float, float], tuple[float, float], int]:
+    """Explained by students of both tasks, labels, strange rationales; labels; the longest."""
+    rows = sums(600, seed, 3)
+    tasks = tasks_of(elicited(folder, [{"prompt": r["prompt"]} for r in rows[:400]]))
+    others = [row["answer"] for row in tasks["rationale"]]
+    random.Random(seed).shuffle(others)
+    strange = [{**r, "answer": o} for r, o in zip(tasks["rationale"], others, strict=True)]
+    both = learn_tasks(folder / "both", tasks, seed, steps=300)
+    alone = learn_tasks(folder / "alone", {"label": tasks["label"]}, seed, steps=300)
+    mixed = learn_tasks(folder / "mixed", {**tasks, "rationale": strange}, seed, steps=300)
+    held = rows[400:]
+    explained = explains(both, held), explains(alone, held), explains(mixed, held)
+    right, longest = labels(both, held)
+    return explained, (right, labels(alone, held)[0]), longest
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_student_answers_at_once_and_explains_when_asked(tmp_path):
-    explained, controls, labelled = [], [], []
-    for seed in range(3):
-        folder, rows = tmp_path / str(seed), sums(600, seed, 3)
-        tasks = tasks_of(elicited(folder, [{"prompt": r["prompt"]} for r in rows[:400]]))
-        others = [row["answer"] for row in tasks["rationale"]]
-        random.Random(seed).shuffle(others)
-        strange = [
-            {**row, "answer": other} for row, other in zip(tasks["rationale"], others, strict=True)
-        ]
-        held = rows[400:]
-
-        def explains(student, held=held):
-            said = student.answers([f"{SYSTEM['rationale']}|{row['prompt']}" for row in held])
-            steps = [chain(row["prompt"]).partition(" so ")[0] for row in held]
-            return sum(a == b for a, b in zip(said, steps, strict=True)) / len(held)
-
-        def labels(student, held=held):
-            said = student.answers([f"{SYSTEM['label']}|{row['prompt']}" for row in held])
-            right = [a == row["reference"] for a, row in zip(said, held, strict=True)]
-            return sum(right) / len(held), max(map(len, said))
-
-        both = learn_tasks(folder / "both", tasks, seed, steps=300)
-        alone = learn_tasks(folder / "alone", {"label": tasks["label"]}, seed, steps=300)
-        mixed = learn_tasks(folder / "mixed", {**tasks, "rationale": strange}, seed, steps=300)
-        explained.append(explains(both))
-        controls += [explains(alone), explains(mixed)]
-        (right, longest), (alone_right, _) = labels(both), labels(alone)
-        labelled.append(right)
-        assert longest == 1  # the label, and nothing before it
-        print(
-            f"seed {seed}: explains {explained[-1]:.3f}, labels alone {controls[-2]:.3f}, "
-            f"strange rationales {controls[-1]:.3f}; labels right {right:.3f}, {alone_right:.3f}"
-        )
-    assert min(explained) > 0.9 and max(controls) < 0.5
+    told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
+    explained, right, longest = zip(*told, strict=True)
+    both, alone, strange = zip(*explained, strict=True)
+    print(f"explains {both}, labels alone {alone}, strange rationales {strange}; labels {right}")
+    assert set(longest) == {1}  # the label, and nothing before it
+    assert min(both) > 0.9 and max(*alone, *strange) < 0.5

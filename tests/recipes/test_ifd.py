@@ -86,6 +86,7 @@ def arms(folder, seed) -> tuple[float, float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_student_of_the_selected_does_what_was_hard(tmp_path):
     told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
     high, drawn, low = zip(*told, strict=True)

@@ -77,40 +77,40 @@ def test_the_next_draw_of_the_seed_is_another(tmp_path):
     assert systems("a", 1) == systems("b", 1) != systems("c", 2)
 
 
+def score(student, held) -> float:
+    """Share that is right, in both styles."""
+    pairs = [(f"{style}|{r['prompt']}", r["reference"]) for style in STYLES for r in held]
+    return student.score(pairs, last)
+
+
+def obeys(student, held) -> float:
+    """The smaller share, of both styles, of answers that are in the style that was asked for."""
+    shares = []
+    for style in STYLES:
+        said = student.answers([f"{style}|{row['prompt']}" for row in held])
+        shares.append(sum(("=" in text) == (style == "show") for text in said) / len(held))
+    return min(shares)
+
+
+def arms(folder, seed) -> tuple[float, float, float, float]:
+    """Cheaper explanations, then better ones; these alone; answers alone; the first's style."""
+    rows = sums(1420, seed)
+    many, few, held = rows[:1100], rows[1100:1220], rows[1220:]
+    weak = asked(folder, "orca_weak", cheaper, many)
+    strong = asked(folder, "orca", better, few)
+    direct = [{**r.values, "answer": r["reference"]} for r in [*weak, *strong]]
+    begun = learn(folder / "begun", weak, seed, steps=450, width=64)
+    done = learn(folder / "done", strong, seed, steps=120, width=64, rate=1e-3, start=begun)
+    alone = learn(folder / "strong", strong, seed, steps=570, width=64)
+    answers = learn(folder / "direct", direct, seed, steps=570, width=64)
+    return score(done, held), score(alone, held), score(answers, held), obeys(done, held)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_weak_then_strong_beats_strong_alone_and_answers_alone(tmp_path):
-    progressive, strong_alone, answers_alone, styles = [], [], [], []
-    for seed in range(3):
-        folder, rows = tmp_path / str(seed), sums(1420, seed)
-        many, few, held = rows[:1100], rows[1100:1220], rows[1220:]
-        weak = asked(folder, "orca_weak", cheaper, many)
-        strong = asked(folder, "orca", better, few)
-        direct = [{**r.values, "answer": r["reference"]} for r in [*weak, *strong]]
-
-        def said(student, style, held=held):
-            return student.answers([f"{style}|{row['prompt']}" for row in held])
-
-        def score(student, held=held, said=said):
-            pairs = [
-                (answer, row["reference"])
-                for style in STYLES
-                for answer, row in zip(said(student, style), held, strict=True)
-            ]
-            return sum(last(answer) == right for answer, right in pairs) / len(pairs)
-
-        begun = learn(folder / "begun", weak, seed, steps=450, width=64)
-        done = learn(folder / "done", strong, seed, steps=120, width=64, rate=1e-3, start=begun)
-        progressive.append(score(done))
-        strong_alone.append(score(learn(folder / "strong", strong, seed, steps=570, width=64)))
-        answers_alone.append(score(learn(folder / "direct", direct, seed, steps=570, width=64)))
-        styles += [
-            sum(("=" in answer) == (style == "show") for answer in said(done, style)) / len(held)
-            for style in STYLES
-        ]
-        print(
-            f"seed {seed}: cheaper alone {score(begun):.3f}, then better {progressive[-1]:.3f}, "
-            f"better alone {strong_alone[-1]:.3f}, answers alone {answers_alone[-1]:.3f}"
-        )
-    assert min(progressive) >= max(strong_alone) + 0.15
-    assert min(progressive) >= max(answers_alone) + 0.15
-    assert min(styles) >= 0.9
+    told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
+    both, strong, answers, style = zip(*told, strict=True)
+    print(f"cheaper, then better {both}, better alone {strong}, answers {answers}, style {style}")
+    assert min(both) >= max(*strong, *answers) + 0.15
+    assert min(style) >= 0.9

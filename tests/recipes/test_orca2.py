@@ -12,6 +12,8 @@ from tests.recipes.kit import learn, recipe
 from tests.recipes.tasks import chain, last, sums
 
 GENERIC = "help"
+BASE = 6
+"""Of the sums: as many rules for one step as the tiny students learn from so few rows."""
 LIMIT = 14
 """Tokens that an answer may have: a chain of sums has room, a recited look-up has not."""
 
@@ -24,7 +26,7 @@ def table(seed):
 
 def seeds_of(count, seed):
     keys = table(seed)
-    asked = [{**row, "task": "calculate"} for row in sums(count, seed)]
+    asked = [{**row, "task": "calculate"} for row in sums(count, seed, 5, BASE)]
     rng = random.Random(seed)
     for _ in range(count):
         key = rng.choice(sorted(keys))
@@ -38,13 +40,13 @@ class Teacher:
     def __init__(self, seed):
         self.table = table(seed)
 
-    def __call__(self, request):
+    def answer(self, request):
         system, question = (message.content for message in request.prompt.messages)
         return self.said(question, "one step at a time" in system)
 
     def said(self, question, at_length):
         if question not in self.table:
-            whole = chain(question)
+            whole = chain(question, BASE)
             return whole if at_length else last(whole)
         value = self.table[question]
         return f"row {question[0]} and column {question[1]} so {value}" if at_length else value
@@ -73,7 +75,7 @@ def test_the_teacher_is_told_a_strategy_and_the_student_is_not(tmp_path):
         assert example.messages[0].role == "system" and record["system"] == generic
 
 
-def taught(student, held, seed):
+def taught(student, held):
     """Share that is right, and how often an answer has a chain, by kind of task."""
     right, chains = [], {"calculate": [], "look_up": []}
     said = student.answers([f"{GENERIC}|{row['prompt']}" for row in held], tokens=LIMIT)
@@ -83,28 +85,30 @@ def taught(student, held, seed):
     return sum(right) / len(right), {k: sum(v) / len(v) for k, v in chains.items()}
 
 
+def arms(folder, seed) -> tuple[float, float, float, float, float]:
+    """Right where the strategy was erased, always or never at length; chains of sums, look-ups."""
+    rows = seeds_of(700, seed)
+    held = [row for row in seeds_of(900, seed) if row["task"] == "calculate"][700:800]
+    held += [row for row in rows if row["task"] == "look_up"][:100]
+    made = recipe("orca2", folder, {"teacher": Rule(Teacher(seed).answer)}, rows, brief)
+    ways = {"chosen": [record.values for record in made]}
+    for name, at_length in (("always", True), ("never", False)):
+        said = [Teacher(seed).said(record["prompt"], at_length) for record in made]
+        ways[name] = [{**r.values, "answer": a} for r, a in zip(made, said, strict=True)]
+    (own, chains), (always, _), (never, _) = (
+        taught(learn(folder / name, some, seed, steps=1000, width=64, rate=2e-3), held)
+        for name, some in ways.items()
+    )
+    return own, always, never, chains["calculate"], chains["look_up"]
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_student_reasons_where_it_helps_and_answers_at_once_where_not(tmp_path):
-    chosen, always, never = [], [], []
-    for seed in range(3):
-        folder, rows = tmp_path / str(seed), seeds_of(700, seed)
-        held = [row for row in seeds_of(900, seed) if row["task"] == "calculate"][700:800]
-        held += [row for row in rows if row["task"] == "look_up"][:100]
-        made = recipe("orca2", folder, {"teacher": Rule(Teacher(seed))}, rows, brief)
-        student = learn(folder / "chosen", made, seed, steps=450, width=64)
-        score, chains = taught(student, held, seed)
-        assert chains["calculate"] >= 0.9 and chains["look_up"] <= 0.1
-        chosen.append(score)
-        for at_length, scores in ((True, always), (False, never)):
-            one_way = [
-                {**record.values, "answer": Teacher(seed).said(record["prompt"], at_length)}
-                for record in made
-            ]
-            other = learn(folder / str(at_length), one_way, seed, steps=450, width=64)
-            scores.append(taught(other, held, seed)[0])
-        print(
-            f"seed {seed}: chosen {score:.3f} {chains}, always at length {always[-1]:.3f}, "
-            f"never {never[-1]:.3f}"
-        )
+    told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
+    chosen, always, never, sums_at_length, look_ups = zip(*told, strict=True)
+    print(f"chosen {chosen}, always at length {always}, never {never}")
+    print(f"chains in sums {sums_at_length}, in look-ups {look_ups}")
+    assert min(sums_at_length) >= 0.9 and max(look_ups) <= 0.1
     assert min(chosen) > 0.9
-    assert min(chosen) >= max(always) + 0.15 and min(chosen) >= max(never) + 0.15
+    assert min(chosen) >= max(*always, *never) + 0.15

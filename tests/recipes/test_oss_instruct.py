@@ -156,6 +156,7 @@ def arms(folder, seed) -> tuple[float, float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_student_of_the_problems_beats_those_of_the_controls(tmp_path):
     told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
     ours, mixed, alone = zip(*told, strict=True)

@@ -150,6 +150,7 @@ def arms(folder, seed) -> tuple[float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_student_of_the_grown_set_beats_one_of_the_seeds(tmp_path):
     grown, own = zip(*(arms(tmp_path / str(seed), seed) for seed in range(3)), strict=True)
     print(f"grown {grown}, seeds alone {own}")

@@ -51,12 +51,13 @@ def arms(folder, seed) -> tuple[float, float]:
     pairs = [(r["prompt"], r["reference"]) for r in tasks.sums(150, 99)]
     records = made(folder, seed, 1200)
     control = shuffled(records, seed)
-    told = {"seed": seed, "steps": 600, "width": 64}
+    told = {"seed": seed, "steps": 1200, "width": 64, "rate": 2e-3}
     one, other = learn(folder / "one", records, **told), learn(folder / "other", control, **told)
     return one.score(pairs, tasks.last), other.score(pairs, tasks.last)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_student_of_its_answers_beats_one_of_the_shuffled_ones(tmp_path):
     taught, control = zip(*(arms(tmp_path / str(seed), seed) for seed in range(3)), strict=True)
     print(f"taught {taught}, control {control}")
