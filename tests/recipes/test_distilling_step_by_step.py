@@ -1,10 +1,9 @@
 """Distilling step-by-step: one set, read as two tasks; afterwards the label alone is asked for.
 
-That rationales raise the accuracy of labels does not show reliably on a tiny model (sums of three
-digits, a quarter of all: .155 with labels alone and .225 with both in one seed; the other way round
-in sums with letters, .32 and .24). Tested instead: the student of both tasks answers with as few
-tokens as the student of labels and explains rightly when it is asked to; the controls, labels alone
-and rationales of other questions, cannot.
+Shown: the student of both tasks answers with as few tokens as the student of labels, and explains
+rightly when it is asked to; the controls, labels alone and rationales of other questions, cannot.
+That its labels are better than those of the student of labels is measured beside it, and not
+asserted: on a model this small the difference is smaller than that between two seeds.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from tests.recipes.tasks import chain, sums
 from tests.recipes.tiny_speaker import last, stepwise
 from tests.recipes.two_tasks import SYSTEM, WEIGHTS, learn_tasks
 
+BASE = 6
+"""Of the sums, whose quarter is learned from: 324 of 1,296."""
 LEAF = yaml.safe_load(
     (ROOT / "configs/data/skill/label_and_rationale.yaml").read_text(encoding="utf-8")
 )
@@ -33,7 +34,7 @@ def unshown(run):
 
 
 def elicited(folder, rows):
-    teacher = Rule(lambda request: stepwise(chain(last(request))), name="teacher")
+    teacher = Rule(lambda request: stepwise(chain(last(request), BASE)), name="teacher")
     return recipe("distilling_step_by_step", folder, {"teacher": teacher}, rows, unshown)
 
 
@@ -55,7 +56,7 @@ def test_labels_and_rationales_come_apart_and_what_is_neither_falls(tmp_path):
 
 
 def test_the_same_set_is_both_tasks_of_a_mixture(tmp_path):
-    elicited(tmp_path, [{"id": r["prompt"], "prompt": r["prompt"]} for r in sums(20, 0, 3)])
+    elicited(tmp_path, [{"id": r["prompt"], "prompt": r["prompt"]} for r in sums(20, 0, 3, BASE)])
     assert LEAF["class_path"].endswith(Mixture.__name__)
     parts = LEAF["init_args"]["parts"]
     assert set(parts) == set(WEIGHTS) == {"label", "rationale"}
@@ -70,14 +71,14 @@ def test_the_same_set_is_both_tasks_of_a_mixture(tmp_path):
     # what one task is measured on, the other has not learned
     assert seen["label", "train"].keys() == seen["rationale", "train"].keys()
     for id, (system, question, answer) in seen["label", "train"].items():
-        before, _, after = chain(question).partition(" so ")
+        before, _, after = chain(question, BASE).partition(" so ")
         assert (system, answer) == ("predict", after)
         assert seen["rationale", "train"][id] == ["explain", question, before]
 
 
 def explains(student, held) -> float:
     """Share of the questions that it explains rightly when it is told to."""
-    steps = [chain(row["prompt"]).partition(" so ")[0] for row in held]
+    steps = [chain(row["prompt"], BASE).partition(" so ")[0] for row in held]
     asked = [f"{SYSTEM['rationale']}|{row['prompt']}" for row in held]
     return student.score(list(zip(asked, steps, strict=True)))
 
@@ -89,28 +90,32 @@ def labels(student, held) -> tuple[float, int]:
     return sum(right) / len(held), max(map(len, said))
 
 
-def arms(folder, seed) -> tuple[tuple[float, float, float], tuple[float, float], int]:
-    """Explained by students of both tasks, labels, strange rationales; labels; the longest."""
-    rows = sums(600, seed, 3)
-    tasks = tasks_of(elicited(folder, [{"prompt": r["prompt"]} for r in rows[:400]]))
+def arms(folder, seed) -> dict[str, tuple[float, float, int]]:
+    """What students explain, their labels, the longest: of both tasks and of the two controls."""
+    rows = sums(524, seed, 4, BASE)
+    tasks = tasks_of(elicited(folder, [{"prompt": r["prompt"]} for r in rows[:324]]))
     others = [row["answer"] for row in tasks["rationale"]]
     random.Random(seed).shuffle(others)
     strange = [{**r, "answer": o} for r, o in zip(tasks["rationale"], others, strict=True)]
-    both = learn_tasks(folder / "both", tasks, seed, steps=300)
-    alone = learn_tasks(folder / "alone", {"label": tasks["label"]}, seed, steps=300)
-    mixed = learn_tasks(folder / "mixed", {**tasks, "rationale": strange}, seed, steps=300)
-    held = rows[400:]
-    explained = explains(both, held), explains(alone, held), explains(mixed, held)
-    right, longest = labels(both, held)
-    return explained, (right, labels(alone, held)[0]), longest
+    ways = {
+        "both": tasks,
+        "labels": {"label": tasks["label"]},
+        "strange": {**tasks, "rationale": strange},
+    }
+    students = {
+        name: learn_tasks(folder / name, parts, seed, steps=900, rate=2e-3)
+        for name, parts in ways.items()
+    }
+    held = rows[324:]
+    return {name: (explains(s, held), *labels(s, held)) for name, s in students.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_student_answers_at_once_and_explains_when_asked(tmp_path):
     told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
-    explained, right, longest = zip(*told, strict=True)
-    both, alone, strange = zip(*explained, strict=True)
-    print(f"explains {both}, labels alone {alone}, strange rationales {strange}; labels {right}")
-    assert set(longest) == {1}  # the label, and nothing before it
-    assert min(both) > 0.9 and max(*alone, *strange) < 0.5
+    both, alone, strange = zip(*(found.values() for found in told), strict=True)
+    print(f"explains, labels, longest: both {both}, labels alone {alone}, strange {strange}")
+    assert all(longest == 1 for _, _, longest in both)  # the label, and nothing before it
+    assert min(found for found, _, _ in both) > 0.9
+    assert max(found for found, _, _ in [*alone, *strange]) < 0.5
