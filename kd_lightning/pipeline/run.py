@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from kd_lightning import files
 from kd_lightning.application import KDParser
 from kd_lightning.errors import KDError
 from kd_lightning.knowledge.step import digest
+from kd_lightning.pipeline.nursery import Nursery
 from kd_lightning.pipeline.stage import Stage, fingerprint
 from kd_lightning.pipeline.summary import measured, result_of, write_summary
 
@@ -67,6 +66,7 @@ class Pipeline:
         self.seed = seed
         self.until = until
         self.said = said
+        self._nursery = Nursery()
 
     def check(self) -> None:
         """Refuse at set-up what could only fail later."""
@@ -100,7 +100,7 @@ class Pipeline:
         self.check()
         folder = Path(self.output)
         table: list[dict[str, Any]] = []
-        with files.only_writer(folder):
+        with files.only_writer(folder), closing(self._nursery):
             for number in range(1, self.rounds + 1):
                 row = {s.name: self._stage(s, number, folder) for s in self.stages}
                 table.append(row)
@@ -144,9 +144,7 @@ class Pipeline:
         folder.mkdir(parents=True, exist_ok=True)
         files.write(begun, [mark.encode()])
         self.said(f"{title}: kd {shlex.join(arguments)}")
-        code = subprocess.run(
-            [sys.executable, "-m", "kd_lightning.cli", *arguments], check=False, env=os.environ
-        ).returncode
+        code = self._nursery.run(arguments)
         if code != 0:
             raise KDError(
                 f"stage {stage.name} of round {number} ended with code {code}: the lines above say "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from kd_lightning.errors import KDError
+from kd_lightning.pipeline.nursery import Nursery
 from kd_lightning.pipeline.run import Pipeline, Until
 from kd_lightning.pipeline.stage import Stage
 
@@ -19,14 +19,13 @@ class Commands:
     def __init__(self, monkeypatch) -> None:
         self.ran: list[list[str]] = []
         self.fail: str | None = None
-        monkeypatch.setattr(subprocess, "run", self)
+        monkeypatch.setattr(Nursery, "run", lambda nursery, arguments: self(arguments))
 
-    def __call__(self, command, **_):
-        arguments = command[3:]
+    def __call__(self, arguments):
         self.ran.append(arguments)
         told = dict(a[2:].split("=", 1) for a in arguments if a.startswith("--"))
         if arguments[0] == self.fail:
-            return subprocess.CompletedProcess(command, 1)
+            return 1
         folder = Path(told.get("output") or told["trainer.default_root_dir"])
         if arguments[0] == "elicit":
             seed = int(told["seed"])
@@ -42,7 +41,7 @@ class Commands:
             metrics = {"exact_match": 0.3 + 0.2 * len([r for r in self.ran if r[0] == "evaluate"])}
             content = {"columns": {"student": {"metrics": metrics}}, "grades": ["exact_match"]}
             (folder / "comparison.json").write_text(json.dumps(content))
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
     @property
     def names(self) -> list[str]:
