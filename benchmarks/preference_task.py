@@ -5,8 +5,9 @@ learns from a careless author, who keeps each of four rules more often than not 
 learning: the start and the frozen reference). Its own answers, four to a prompt, are ranked by how
 many rules they keep, and each loss goes on from the start with the ranks. An arm's score is that
 of its last look before the divergence from the start, KL(student || start) of a whole answer, is
-over the budget: rewards that are bought by leaving the start do not count. In the control the
-ranks are drawn at random.
+over the budget: rewards that are bought by leaving the start do not count. In the control
+(`shuffled`) the ranks are drawn at random, balanced so that they lean to no rule, nor to length or
+likelihood; `--plain` leaves the balance out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import random_ranks
 from kd_lightning.losses.base import Loss
 from kd_lightning.models.heads import LinearHead
 from kd_lightning.types import IGNORE, Batch, ModelOutput, Progress
@@ -29,6 +31,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "loss"
 PAD, BOS, EOS, UNSAFE, FIRST, VOCAB = 0, 1, 2, 3, 4, 12
 PROMPT, LONGEST, GOOD_LENGTH, RULES = 2, 8, 4, 4
 METHODS = ("dpo", "kto", "simpo", "orpo", "rrhf", "pro")
+Data = tuple[Tensor, Tensor, Tensor]
 RATES = {"orpo": 2e-3}
 """Learning rates other than the usual one: ORPO's comparison has the weight 0.1."""
 
@@ -98,8 +101,8 @@ def prompts_of(count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.full_like(wanted, BOS), wanted], 1)
 
 
-def oracle(prompts: Tensor, answers: Tensor) -> Tensor:
-    """Rules kept: holds the word, is short, holds no unsafe word, ends."""
+def rules(prompts: Tensor, answers: Tensor) -> Tensor:
+    """Which are kept, `[B, RULES]`: holds the word, is short, holds no unsafe word, ends."""
     length = (answers != PAD).sum(1)
     kept = [
         (answers == prompts[:, 1:2]).any(1),
@@ -107,7 +110,12 @@ def oracle(prompts: Tensor, answers: Tensor) -> Tensor:
         (answers != UNSAFE).all(1),
         (answers == EOS).any(1),
     ]
-    return torch.stack(kept).sum(0).float()
+    return torch.stack(kept, 1).float()
+
+
+def oracle(prompts: Tensor, answers: Tensor) -> Tensor:
+    """How many rules are kept."""
+    return rules(prompts, answers).sum(1)
 
 
 def careless(prompts: Tensor, generator: torch.Generator) -> Tensor:
@@ -165,7 +173,7 @@ def begun(seed: int, size: Size) -> Student:
     return student.eval()
 
 
-def judged(start: Student, seed: int, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+def judged(start: Student, seed: int, size: Size) -> Data:
     """Prompts `[P, 2]`, the start's answers to each `[P, K, T]`, rules kept `[P, K]`."""
     drawn = torch.Generator().manual_seed(1000 + seed)
     prompts = prompts_of(size.prompts, drawn)
@@ -173,6 +181,21 @@ def judged(start: Student, seed: int, size: Size) -> tuple[Tensor, Tensor, Tenso
     answers = start.draw(each, drawn)
     shape = (size.prompts, size.answers)
     return prompts, answers.view(*shape, LONGEST), oracle(each, answers).view(shape)
+
+
+@torch.no_grad()
+def at_random(start: Student, data: Data, seed: int, balance: bool = True) -> Data:
+    """The same answers with random ranks."""
+    prompts, answers, scores = data
+    drawn = torch.Generator().manual_seed(4000 + seed)
+    if not balance:
+        return prompts, answers, random_ranks.at_random(scores, drawn)
+    each, flat = prompts.repeat_interleave(answers.shape[1], 0), answers.flatten(0, 1)
+    likely = start.logprob(batch_of(each, flat))[:, None]
+    length = (flat != PAD).sum(1, keepdim=True)
+    facts = torch.cat([rules(each, flat), length, likely], 1)
+    facts = facts.view(*scores.shape, -1)
+    return prompts, answers, random_ranks.balanced(scores, facts, drawn)
 
 
 def ranked(method: str, prompts: Tensor, answers: Tensor, scores: Tensor) -> Batch:
@@ -218,16 +241,10 @@ def loss_of(method: str) -> Loss:
     return loss
 
 
-def arm(
-    method: str, start: Student, data: tuple[Tensor, Tensor, Tensor], seed: int, size: Size,
-    shuffled: bool = False,
-) -> list[Look]:  # fmt: skip
+def arm(method: str, start: Student, data: Data, seed: int, size: Size) -> list[Look]:
     """Looks at a student that goes on from the start, until it is over the budget."""
     prompts, answers, scores = data
     drawn = torch.Generator().manual_seed(3000 + seed)
-    if shuffled:
-        order = torch.rand(scores.shape, generator=drawn).argsort(1)
-        scores = scores.gather(1, order)
     student, loss = copy.deepcopy(start).train(), loss_of(method)
     rate = RATES.get(method, 5e-4)
     optimizer = torch.optim.AdamW(student.parameters(), lr=rate, weight_decay=0.0)
@@ -258,15 +275,18 @@ def within(looks: list[Look], first: Look, budget: float) -> Look:
     return [first, *(each for each in looks if each.divergence <= budget)][-1]
 
 
-def measure(seed: int, methods: tuple[str, ...], size: Size) -> dict[str, Look]:
+def measure(
+    seed: int, methods: tuple[str, ...], size: Size, balance: bool = True
+) -> dict[str, Look]:
     """All arms of a seed; `shuffled <method>` are the controls."""
     start = begun(seed, size)
     data = judged(start, seed, size)
+    control = at_random(start, data, seed, balance)
     first = look(0, start, start, seed, size)
     found = {"start": first}
     for method in methods:
-        for name, shuffled in ((method, False), (f"shuffled {method}", True)):
-            found[name] = within(arm(method, start, data, seed, size, shuffled), first, size.budget)
+        for name, learned in ((method, data), (f"shuffled {method}", control)):
+            found[name] = within(arm(method, start, learned, seed, size), first, size.budget)
     return found
 
 
@@ -275,9 +295,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--plain", action="store_true", help="random ranks without balance")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    every = [measure(seed, tuple(given.methods), Size()) for seed in range(given.seeds)]
+    methods, balance = tuple(given.methods), not given.plain
+    every = [measure(seed, methods, Size(), balance) for seed in range(given.seeds)]
     print(f"| arm | rules kept of {RULES} (each seed) | KL from the start | step |")
     print("|---|---|---|---|")
     for name in every[0]:
