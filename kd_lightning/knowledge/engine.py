@@ -15,7 +15,14 @@ from kd_lightning.errors import KDError
 from kd_lightning.knowledge.progress import Progress
 from kd_lightning.knowledge.records import Record, Tally
 from kd_lightning.knowledge.seeds import read_seeds
-from kd_lightning.knowledge.sets import Format, malformed, read_records, write_records, write_set
+from kd_lightning.knowledge.sets import (
+    Format,
+    canaries,
+    malformed,
+    read_records,
+    write_records,
+    write_set,
+)
 from kd_lightning.knowledge.step import Step, Work, digest, plain
 from kd_lightning.teachers.generator import BudgetError, Generator, Usage
 from kd_lightning.teachers.journal import Journal
@@ -283,6 +290,8 @@ def summary(entry: Mapping[str, Any]) -> str:
     line = f"{entry['name']}: {entry['taken']:,} in, {entry['given']:,} out{asked}"
     if bad := malformed(entry):
         line = f"{line}, {bad}"
+    if shown := canaries(entry):
+        line = f"{line}, of empty answers {shown}"
     return f"{line}; fell: {fell}" if fell else line
 
 

@@ -110,6 +110,12 @@ def malformed(step: Mapping[str, Any]) -> str:
     return f"{bad:,} of {heard:,} answers malformed ({bad / heard:.1%})" if bad and heard else ""
 
 
+def canaries(step: Mapping[str, Any]) -> str:
+    """How many empty answers passed a judge; '' where none were shown."""
+    shown = step["notes"].get("empty answers shown", 0)
+    return f"{step['notes']['empty answers that passed']} of {shown} passed" if shown else ""
+
+
 def readme(card: Mapping[str, Any]) -> str:
     """The card as a page, with the metadata that the hub reads."""
     licences = {g["licence"] for g in card["generators"].values()}
@@ -132,6 +138,8 @@ def readme(card: Mapping[str, Any]) -> str:
     bad = [f"{step['name']}: {told}" for step in card["steps"] if (told := malformed(step))]
     if bad:
         lines += ["", f"Asked again, since they could not be read: {'; '.join(bad)}."]
+    if shown := [f"{step['name']}: {told}" for step in card["steps"] if (told := canaries(step))]:
+        lines += ["", f"Judges were shown answers that say nothing: {'; '.join(shown)}."]
     spend = card["spend"]
     lines += [
         "",

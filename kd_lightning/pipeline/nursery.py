@@ -68,7 +68,9 @@ def stage() -> list[str]:
 
     kd_lightning.elicitation.load()
     copied = not torch.accelerator.is_available()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stage is told too, and ends as it wants
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the stage is told too, and ends as it wants
     while line := sys.stdin.readline():
         sys.stdout.flush()
         with warnings.catch_warnings():
@@ -76,7 +78,7 @@ def stage() -> list[str]:
             child = os.fork()
         if not child:
             os.close(answers)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             found: list[str] = json.loads(line)
             if not copied:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -13,6 +14,7 @@ from kd_lightning.elicit import Canary, Compare, Rate
 from kd_lightning.elicit.parsers import Choice, Malformed, Marks, Number, Ranking, Ratings, Spans
 from kd_lightning.elicit.template import Template
 from kd_lightning.errors import KDError
+from kd_lightning.knowledge.engine import Elicitation, Seeds
 from kd_lightning.types import Sampling
 from tests.elicit.kit import Rule, last, records, run
 
@@ -190,3 +192,22 @@ def test_what_is_not_read_after_the_attempts_is_missing_and_never_a_number(tmp_p
     step = Rate({"truth": "?"}, n=3, attempts=1, sampling=Sampling(temperature=1.0))
     made, work = run(step, records("p", answer="x"), tmp_path, teacher=rule)
     assert made[0]["score"] == 5.0 and work.tally.notes["answers missing"] == 2
+
+
+def test_the_card_says_how_many_empty_answers_passed_and_how_many_were_malformed(tmp_path):
+    lines = []
+    seeds = tmp_path / "seeds.jsonl"
+    told = ({"prompt": r["prompt"], "answer": "forty two"} for r in ROWS)
+    seeds.write_text("".join(json.dumps(row) + "\n" for row in told))
+    judge = Rule(
+        lambda r: "?" if "\nq7\n" in last(r) and r.sampling.temperature == 0 else judged(r)
+    )
+    steps = [Canary(Rate({"truth": "?"}), 3), Rate({"truth": "?"})]
+    made = Elicitation(
+        str(tmp_path / "set"), steps, {"teacher": judge}, Seeds(str(seeds)), said=lines.append
+    )
+    made.run()
+    page = (tmp_path / "set/README.md").read_text()
+    assert "shown answers that say nothing: 01-canary: 0 of 10 passed." in page
+    assert "could not be read: 02-rate: 1 of 21 answers malformed (4.8%)." in page
+    assert any("of empty answers 0 of 10 passed" in line for line in lines)
