@@ -114,6 +114,18 @@ def test_steps_are_recorded_once_for_rows_and_a_stretch_of_widths(played):
     assert len(recorded._STEPS[model]) == 2
 
 
+def test_what_was_drawn_before_changes_no_bit(played):
+    """A resumed run draws what the undisturbed one draws: the first play is as all others."""
+    drawn = []
+    for times in (1, 6):
+        model = tiny().float()
+        with evaluating(model):
+            for _ in range(times):
+                last = draw(model, asked(), logprobs=True)
+        drawn.append(last)
+    assert len(played) == 7 and drawn[0] == drawn[1]
+
+
 def test_a_record_keeps_no_model_alive():
     model = tiny()
     with evaluating(model):
