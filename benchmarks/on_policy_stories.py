@@ -1,6 +1,6 @@
 """On-policy against off-policy distillation of a real pair, from one start, for equal CPU time.
 
-    python -m benchmarks.on_policy_stories --seeds 3
+    python -m benchmarks.on_policy_stories
 
 Each arm goes on from the seed's common start for the same CPU seconds of its process, with the same
 learning rate as a function of the time spent. Measured on stories that nobody learns from: the
@@ -10,6 +10,7 @@ divergence on the student's own answers to their beginnings, and on the stories 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Size:
     """How much work."""
 
     start: int = 500  # steps of the common start
-    seconds: float = 60.0  # of each arm
+    seconds: float = 30.0  # of each arm
     lr: float = 3e-3
     drawn: int = 128  # tokens of an answer in training
     length: int = 240  # and of a measured one
@@ -152,6 +153,7 @@ def main(arguments: list[str] | None = None) -> Report:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options.add_argument("--arms", nargs="*", default=list(ARMS))
+    options.add_argument("--add", action="store_true", help="keep the other seeds of the last run")
     options.add_argument("--folder", type=Path, default=Path("runs/benchmarks/on_policy_stories"))
     asked = options.parse_args(arguments)
     quiet()
@@ -164,7 +166,10 @@ def main(arguments: list[str] | None = None) -> Report:
         f"On-policy and off-policy from one start, {size.seconds:.0f} CPU seconds each",
         preset=asked.preset,
     )
-    found: dict[str, list[dict[str, Any]]] = {}
+    last = asked.out / f"{report.name}.json"
+    if asked.add and last.is_file():
+        kept = json.loads(last.read_text())["rows"]
+        report.rows += [row for row in kept if row["seed"] not in asked.seeds]
     for seed in asked.seeds:
         place = stories.start(asked.folder, seed, size.start, known)
         begun = measured(stories.student(place, known).eval(), known, rows, size)
@@ -174,7 +179,8 @@ def main(arguments: list[str] | None = None) -> Report:
             values = measured(made["student"], known, rows, size)
             line = {"seed": seed, "steps": made["steps"], "seconds": made["cpu_seconds"]}
             report.row(arm=name, **line, **values)
-            found.setdefault(name, []).append(values)
+    report.rows.sort(key=lambda row: int(row["seed"]))
+    found = {name: [row for row in report.rows if row["arm"] == name] for name in asked.arms}
     hold(report, found)
     key = "free KL(s||t)"
     bars = {name: sum(v[key] for v in values) / len(values) for name, values in found.items()}
