@@ -61,7 +61,7 @@ def run(name: str, job: Job) -> dict[str, Any]:
 def measured(folder: str, known: Any, rows: Any, length: int) -> dict[str, float]:
     """Of a student: on its own answers, and on the held-back stories."""
     student = stories.student(Path(folder), known).eval()
-    free = stories.free_running(student, known, rows, 4, length, length)
+    free = stories.free_running(student, known, rows, 2, length, length)
     told = stories.forced(student, known, rows)
     return {"free KL(s||t)": free["reverse_kl"], "forced KL(t||s)": told["kl"]}
 
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> Report:
     quiet()
     torch.set_num_threads(1)
     full = asked.preset == "full"
-    size = {"steps": 50, "warm": 5} if full else {"steps": 3, "warm": 1, "drawn": 20}
+    size = {"steps": 30, "warm": 4} if full else {"steps": 3, "warm": 1, "drawn": 20}
     known = stories.teacher()
     rows = stories.held_back(known, None if full else 4)
     name = "reverse KL" if asked.beta == 1 else f"JSD, beta {asked.beta:g}"
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> Report:
         report.notes.append("trl is not installed (make bench-peers): left out")
     rates: dict[str, list[float]] = {way: [] for way in found}
     for seed in range(asked.repeats):
-        place = stories.start(asked.folder, seed, 500 if full else 2, known)
+        place = stories.start(asked.folder, seed, 400 if full else 2, known)
         with tempfile.TemporaryDirectory() as folder:
             begun = measured(str(place), known, rows, Job.drawn)
             report.row(way="start", seed=seed, tokens=0, CPU=0.0, wall=0.0, rate=0.0, **begun)
