@@ -48,6 +48,7 @@ _CLASS = re.compile(
 _OPTION = re.compile(r"(?:[Oo]ption '|there is no argument `)(?P<option>\w+)")  # said twice: nested
 _REQUIRED = re.compile(r"arguments are required: (?P<names>\w+(?:, \w+)*)")
 _MADE = re.compile(r"class_path[=:]\s?'(?P<path>[\w.]+)'")
+_LITERAL = re.compile(r"Expected a typing\.Literal\[([^\]]*)\]\. Got value: (\S+)")
 _ARGUMENT = re.compile(r"[Uu]nrecognized arguments: --(?P<argument>[\w.]+)")
 
 
@@ -79,6 +80,7 @@ def one_sentence(message: str) -> str:
         text = f"{flat}: name a configuration, for example -c configs/{kind}/demo.yaml"
     elif needed:
         text = f"{flat}: name an experiment, for example -c configs/experiment/demo.yaml"
+    text = _LITERAL.sub(r"write one of \1, not '\2'", text)
     text = f"--{key}: {text}" if key else text
     return text if len(text) < 600 else text[:600] + " ..."
 

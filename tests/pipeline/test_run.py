@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from kd_lightning.cli import main
 from kd_lightning.errors import KDError
 from kd_lightning.pipeline.nursery import Nursery
 from kd_lightning.pipeline.run import Pipeline, Until
@@ -161,6 +163,17 @@ def test_enough_ends_the_rounds(tmp_path, commands):
     assert len(table) == 2 and said[-1] == "exact_match is 0.7: enough"
     with pytest.raises(KDError, match="measures no 'f1' of its student"):
         run(tmp_path, rounds=5, until=Until("measure", "f1", 0.6))
+
+
+def test_the_output_is_a_folder_and_a_command_one_of_ours(tmp_path, capsys):
+    path = tmp_path / "pipeline.yaml"
+    stage = {"name": "a", "command": "elicitt", "configs": []}
+    path.write_text(yaml.safe_dump({"output": str(path), "stages": [stage]}))
+    assert main(["pipeline", "-c", str(path)]) == 2
+    assert "write one of 'elicit', 'fit'" in capsys.readouterr().err
+    path.write_text(yaml.safe_dump({"output": str(path), "stages": [{**stage, "command": "fit"}]}))
+    assert main(["pipeline", "-c", str(path)]) == 2
+    assert "is a file" in capsys.readouterr().err
 
 
 def test_refusals(tmp_path, commands):
