@@ -149,6 +149,14 @@ class Elicitation:
 
     def check(self) -> dict[str, Any]:
         """Refuse at set-up what could only fail later; what the card must say of rights."""
+        try:
+            return self._checked()
+        except BaseException:
+            for generator in self.generators.values():  # some are opened to see what they offer
+                generator.close()
+            raise
+
+    def _checked(self) -> dict[str, Any]:
         if not self.steps:
             raise KDError("there is nothing to do: write at least one of `steps`")
         rights = refuse_no_train(self.generators, self.terms_override)  # before anything is asked

@@ -36,8 +36,8 @@ def picked(top: Mapping[str, float], options: Sequence[str]) -> tuple[float, ...
     for option in options:
         if option not in top and most > best + math.log(FAINT):
             raise RequestError(
-                f"option {option!r} is not among the {len(top)} likeliest tokens, and may still "
-                f"have up to {math.exp(most):.2g}: raise top_logprobs where the server allows it"
+                f"option {option!r} is not among the {len(top)} likeliest tokens, and may not be "
+                "far behind: raise top_logprobs where the server allows it"
             )
     return tuple(top.get(option, most) for option in options)
 
