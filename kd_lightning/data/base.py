@@ -72,6 +72,7 @@ class KDDataModule(Serving, ABC):
         system: str | None = None,
         max_length: int = 1024,
         truncation: Literal["error", "drop", "left", "right"] = "error",
+        empty_answers: bool = False,
         batch_size: int = 8,
         batch_tokens: int | None = None,
         eval_batch_size: int | None = None,
@@ -112,6 +113,8 @@ class KDDataModule(Serving, ABC):
             max_length: Most tokens of a row.
             truncation: What happens to a longer row: `error` stops and names it, `drop` leaves it
                 out, `left` cuts the oldest prompt tokens, `right` the end of the answer.
+            empty_answers: Learn rows whose answer is empty, too: that nothing is to be said. Else
+                they are left out and counted.
             batch_size: Rows of one rank in one optimizer step; prompts, where answers to one prompt
                 are compared.
             batch_tokens: In place of it, tokens of one rank in one optimizer step, without padding:
@@ -162,6 +165,7 @@ class KDDataModule(Serving, ABC):
         self.system = system
         self.max_length = max_length
         self.truncation: Truncation = truncation
+        self.empty_answers = empty_answers
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self.eval_batch_size = eval_batch_size or batch_size
@@ -382,7 +386,13 @@ class KDDataModule(Serving, ABC):
 
     def lengths(self, split: str) -> Lengths:
         """A fresh length policy; test rows may lack an answer."""
-        return Lengths(self.max_length, self.truncation, self.encoder.bos, split == "test")
+        return Lengths(
+            self.max_length,
+            self.truncation,
+            self.encoder.bos,
+            unanswered=split == "test",
+            empty=self.empty_answers,
+        )
 
     def _encode_split(self, split: str) -> list[Encoded]:
         lengths = self.lengths(split)

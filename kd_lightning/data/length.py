@@ -29,6 +29,8 @@ class Lengths:
     """A token that stays at the front when the front is cut."""
     unanswered: bool = False
     """Whether rows without an answer are kept."""
+    empty: bool = False
+    """Whether the end of an empty answer is learned."""
     truncated: int = 0
     """Rows that were cut."""
     dropped: Counter[str] = field(default_factory=Counter)
@@ -37,7 +39,7 @@ class Lengths:
     def apply(self, row: Encoded, policy: Truncation | None = None) -> list[Encoded]:
         """The row as it is learned from: as it was, cut, in several parts, or not at all."""
         kept = [row]
-        if not row.example.answer:
+        if not row.example.answer and not (self.empty and row.answered):
             return self._unanswered(row)
         if len(row) > self.limit:
             how: dict[str, Callable[[Encoded], list[Encoded]]] = {

@@ -45,6 +45,15 @@ def test_r13_rows_are_left_out_by_rule_and_counted_by_cause(tmp_path):
     assert all(row.answered for row in made.encoded("train"))
 
 
+def test_r13_that_nothing_is_to_be_said_is_learned_where_that_is_asked_for(tmp_path):
+    silent = {"prompt": "ab", "answer": ""}
+    made = read(tmp_path, [GOOD, silent, {"prompt": LONG, "answer": ""}], empty_answers=True)
+    said, nothing = made.encoded("train")
+    assert nothing.answered == said.answered - 1 > 0  # the end alone
+    assert nothing.ids[nothing.weights > 0].tolist() == said.ids[said.weights > 0].tolist()[1:]
+    assert made.summary["train"].dropped == {"longer than 60 tokens": 1}
+
+
 @pytest.mark.parametrize("policy", CUT)
 def test_r13_cut_past_the_answer(tmp_path, policy):
     row, why = CUT[policy]
