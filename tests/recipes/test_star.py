@@ -118,6 +118,7 @@ def rounds(folder, base, task, seed, change, number):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_rounds_solve_what_stays_unsolved_without_rationalisation(tmp_path):
     star, plain = [], []
     for seed in range(3):
