@@ -34,6 +34,23 @@ def unsure(folder: Path, rows: Sequence[Mapping[str, str]], seed: int) -> Learne
     return learn(folder, taught, seed, steps=400, width=64)
 
 
+def torn(folder: Path, rows: Sequence[Mapping[str, str]], seed: int) -> Learner:
+    """Trained on one answer to each question; every third lacks its last letter.
+
+    Such mistakes do not average out. There must be many questions, or it learns by heart which of
+    them were answered wrongly, and is torn no more.
+    """
+    rng = random.Random(f"torn/{seed}")
+    taught = [
+        {
+            "prompt": row["prompt"],
+            "answer": row["reference"][: -1 if rng.random() < 1 / 3 else None],
+        }
+        for row in rows
+    ]
+    return learn(folder, taught, seed, steps=400, width=64)
+
+
 def speaking(learner: Learner) -> Speaking:
     """The student behind the recipes' prompts."""
 
