@@ -114,8 +114,12 @@ def learn(
     rate: float = 4e-3,
     start: Learner | None = None,
     loss: losses.Loss | None = None,
+    **more: Any,
 ) -> Learner:
-    """Train a new tiny student (or a copy of `start`) on rows of prompt and answer or messages."""
+    """Train a new tiny student (or a copy of `start`) on rows of prompt and answer or messages.
+
+    `more`: further options of the data.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tok = tokenizer()
     tok.chat_template = TEMPLATE
@@ -128,6 +132,7 @@ def learn(
         kit.write(folder / "train.jsonl", plain),
         validation=kit.write(folder / "held.jsonl", plain[:4]),
         batch_size=batch, max_length=256, seed=seed, truncation="drop",
+        **more,
     )  # fmt: skip
     torch.manual_seed(seed)
     fields = config(width=width, layers=layers, initializer_range=0.1)
