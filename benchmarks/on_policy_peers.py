@@ -113,8 +113,16 @@ def main(arguments: list[str] | None = None) -> Report:
         if way.removesuffix(TUNED) in TARGETS:
             what = f"{OURS} / {way}, trained tokens a CPU second"
             report.at_least(what, ratio, TARGETS[way.removesuffix(TUNED)])
-    report.finish(asked.out, {"trained tokens a CPU second": middle}, "more is better")
+    report.finish(asked.out, panels(report, middle), "")
     return report
+
+
+def panels(report: Report, rates: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Two of bars: how fast, and how close the students are then."""
+    key = "free KL(s||t)"
+    after = {way: [row[key] for row in report.rows if row["way"] == way] for way in rates}
+    means = {way: sum(values) / len(values) for way, values in after.items()}
+    return {"trained tokens a CPU second": rates, f"then {key}, nats (mean)": means}
 
 
 if __name__ == "__main__":
