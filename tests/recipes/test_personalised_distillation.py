@@ -8,7 +8,6 @@ right, of the teacher's own choice. Both can read errors before: what the mixtur
 import json
 import random
 import re
-from statistics import fmean
 
 import pytest
 
@@ -174,11 +173,10 @@ def arms(folder, seed):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_repairs_of_its_failures_teach_more_than_as_many_programs_of_the_teacher(tmp_path):
-    """By 5 of 100 tasks on average; a look at the error mends 3 more, at another task's none."""
+    """By 5 of 100 tasks at least; a look at the error mends 3 more, at another task's none."""
     found = [arms(tmp_path / str(seed), seed) for seed in range(3)]
     begin, personal, standard = zip(*found, strict=True)
     assert max(once for once, _, _ in begin) < 0.85
-    gaps = [p[0] - s[0] for p, s in zip(personal, standard, strict=True)]
-    assert min(p[0] for p in personal) > max(s[0] for s in standard) and fmean(gaps) > 0.05
+    assert min(once for once, _, _ in personal) > max(once for once, _, _ in standard) + 0.05
     assert min(again - once for once, again, _ in personal) > 0.03
-    assert max(others - once for once, _, others in personal) < 0.015
+    assert max(others - once for once, _, others in personal) < 0.01
