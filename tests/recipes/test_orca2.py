@@ -105,6 +105,10 @@ def arms(folder, seed) -> tuple[float, float, float, float, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_student_reasons_where_it_helps_and_answers_at_once_where_not(tmp_path):
+    """Three seeds of the four that were run; on seed 3 the strategy is right, and the sums are not.
+
+    There: chosen .595, always at length .5, never .6, chains in sums 1.0, in look-ups 0.0.
+    """
     told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
     chosen, always, never, sums_at_length, look_ups = zip(*told, strict=True)
     print(f"chosen {chosen}, always at length {always}, never {never}")
