@@ -36,3 +36,28 @@ def words(count: int, seed: int, least: int = 4, most: int = 6) -> list[dict[str
         text = "".join(rng.choice("abcdefgh") for _ in range(rng.randint(least, most)))
         made[text] = {"prompt": text, "reference": text[::-1]}
     return list(made.values())
+
+
+LETTERS = "abcdefghijklmnopqrst"
+KINDS = 4
+
+
+def kinds(seed: int) -> dict[str, int]:
+    """The hidden kind of each letter, equally many of each."""
+    rng = random.Random(f"kinds/{seed}")
+    return {letter: i % KINDS for i, letter in enumerate(rng.sample(LETTERS, len(LETTERS)))}
+
+
+def pairs(seed: int) -> list[dict[str, str]]:
+    """Every pair of letters, in any order; its rationale names their kinds, its label their sum."""
+    found = kinds(seed)
+    every = [one + other for one in LETTERS for other in LETTERS if one != other]
+    random.Random(f"pairs/{seed}").shuffle(every)
+    return [
+        {
+            "prompt": pair,
+            "rationale": "".join(str(found[letter]) for letter in pair),
+            "reference": "xyzw"[sum(found[letter] for letter in pair) % KINDS],
+        }
+        for pair in every
+    ]

@@ -1,9 +1,10 @@
 """Distilling step-by-step: one set, read as two tasks; afterwards the label alone is asked for.
 
-Shown: the student of both tasks answers with as few tokens as the student of labels, and explains
-rightly when it is asked to; the controls, labels alone and rationales of other questions, cannot.
-Not shown: that its labels are better than those of the student of labels (.14 .18 .16 against .15
-.10 .07 on three seeds: all near chance), and that it explains nine of ten questions on every seed.
+The student of both tasks answers with as few tokens as the student of labels, and more often
+rightly, from a quarter of all questions: each letter is of a hidden kind, the label is a function
+of both letters' kinds, and the rationale names them. With rationales of other questions, or with
+labels alone, the kinds have to be guessed from labels. (On sums modulo 6 or 10, where students this
+small know none of the labels, rationales helped none of them.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kd_lightning.data.skills.instruction_following import InstructionFollowing
 from tests.conftest import ROOT
 from tests.elicit.kit import Rule
 from tests.recipes.kit import recipe
-from tests.recipes.tasks import chain, sums
+from tests.recipes.tasks import chain, kinds, pairs, sums
 from tests.recipes.tiny_speaker import last, stepwise
 from tests.recipes.two_tasks import SYSTEM, WEIGHTS, learn_tasks
 
@@ -78,9 +79,8 @@ def test_the_same_set_is_both_tasks_of_a_mixture(tmp_path):
 
 def explains(student, held) -> float:
     """Share of the questions that it explains rightly when it is told to."""
-    steps = [chain(row["prompt"], BASE).partition(" so ")[0] for row in held]
     asked = [f"{SYSTEM['rationale']}|{row['prompt']}" for row in held]
-    return student.score(list(zip(asked, steps, strict=True)))
+    return student.score([(a, row["rationale"]) for a, row in zip(asked, held, strict=True)])
 
 
 def labels(student, held) -> tuple[float, int]:
@@ -92,8 +92,14 @@ def labels(student, held) -> tuple[float, int]:
 
 def arms(folder, seed) -> dict[str, tuple[float, float, int]]:
     """What students explain, their labels, the longest: of both tasks and of the two controls."""
-    rows = sums(524, seed, 4, BASE)
-    tasks = tasks_of(elicited(folder, [{"prompt": r["prompt"]} for r in rows[:324]]))
+    rows = pairs(seed)
+    quarter = len(rows) // 4
+    told = {row["prompt"]: f"{row['rationale']} so {row['reference']}" for row in rows}
+    teacher = Rule(lambda request: stepwise(told[last(request)]), name="teacher")
+    asked = [{"prompt": row["prompt"]} for row in rows[:quarter]]
+    tasks = tasks_of(
+        recipe("distilling_step_by_step", folder, {"teacher": teacher}, asked, unshown)
+    )
     others = [row["answer"] for row in tasks["rationale"]]
     random.Random(seed).shuffle(others)
     strange = [{**r, "answer": o} for r, o in zip(tasks["rationale"], others, strict=True)]
@@ -103,23 +109,34 @@ def arms(folder, seed) -> dict[str, tuple[float, float, int]]:
         "strange": {**tasks, "rationale": strange},
     }
     students = {
-        name: learn_tasks(folder / name, parts, seed, steps=900, rate=2e-3)
+        name: learn_tasks(folder / name, parts, seed, steps=400, rate=2e-3)
         for name, parts in ways.items()
     }
-    held = rows[324:]
+    held = rows[quarter:]
     return {name: (explains(s, held), *labels(s, held)) for name, s in students.items()}
+
+
+def test_the_toys_labels_follow_from_its_rationales_alone():
+    rows = pairs(0)
+    found = kinds(0)
+    assert len(rows) == len({row["prompt"] for row in rows}) == 380
+    for row in rows:
+        one, other = (found[letter] for letter in row["prompt"])
+        assert row["rationale"] == f"{one}{other}"
+        assert row["reference"] == "xyzw"[(one + other) % 4]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="explains 1.00 .70 1.00 on seeds 0, 1, 2 (controls at most .01): seed 1 is below .9",
-)
-def test_the_student_answers_at_once_and_explains_when_asked(tmp_path):
+def test_labels_of_both_tasks_are_better_at_once_and_explained_when_asked(tmp_path):
     told = [arms(tmp_path / str(seed), seed) for seed in range(3)]
     both, alone, strange = zip(*(found.values() for found in told), strict=True)
     print(f"explains, labels, longest: both {both}, labels alone {alone}, strange {strange}")
     assert all(longest == 1 for _, _, longest in both)  # the label, and nothing before it
+    assert min(label for _, label, _ in both) > max(label for _, label, _ in [*alone, *strange])
+    gains = [
+        b - max(a, s) for (_, b, _), (_, a, _), (_, s, _) in zip(both, alone, strange, strict=True)
+    ]
+    assert sum(gains) / len(gains) > 0.2
     assert min(found for found, _, _ in both) > 0.9
     assert max(found for found, _, _ in [*alone, *strange]) < 0.5
