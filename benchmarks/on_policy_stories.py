@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,12 +153,14 @@ def main(arguments: list[str] | None = None) -> Report:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options.add_argument("--arms", nargs="*", default=list(ARMS))
+    options.add_argument("--seconds", type=float, help="CPU seconds of an arm (20)")
     options.add_argument("--add", action="store_true", help="keep the other seeds of the last run")
     options.add_argument("--folder", type=Path, default=Path("runs/benchmarks/on_policy_stories"))
     asked = options.parse_args(arguments)
     quiet()
     torch.set_num_threads(1)
     size = SIZES[asked.preset]
+    size = replace(size, seconds=asked.seconds or size.seconds)
     known = stories.teacher()
     rows = stories.held_back(known, size.stories)
     report = Report(
