@@ -29,6 +29,9 @@ from kd_lightning.types import Sampling
 MARGIN = 8
 """Tokens that are decoded beyond a stop text's length: one character may take several."""
 
+LEAVE = 0.75
+"""Rows that have ended leave a batch when at most this share of its rows is left."""
+
 REPLACED = frozenset([
     "_from_model_config", "bos_token_id", "cache_implementation", "do_sample", "eos_token_id",
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams",
@@ -179,20 +182,31 @@ def _decoded(
 ) -> Tensor:
     """Prompts and answers `[B, P + made]`: what generation makes, by steps that are recorded.
 
-    What stands behind an answer's end is anything.
+    A prompt of several answers is computed once; rows that have ended leave the batch. What stands
+    behind an end is anything.
     """
     width = ids.shape[1]
     out = torch.cat([ids, ids.new_zeros(len(ids), steps)], 1)
     last = torch.tensor(ends)
     over = torch.zeros(len(ids), dtype=torch.bool)
-    decoding = recorded.Decoding(model, ids, mask, steps)
-    scores = decoding.scores
+    both = torch.stack([ids, mask])
+    (each, seen), which = both.unique(dim=1, return_inverse=True)  # type: ignore[no-untyped-call]
+    decoding = recorded.Decoding(model, each, seen, steps)
+    decoding.keep(which)
+    scores = decoding.scores[which]
+    rows = torch.arange(len(ids))
     for step in range(steps):
         chosen = picking.choose(step, scores)
-        out[:, width + step] = chosen
+        out[rows, width + step] = chosen
         made = out[:, : width + step + 1]
-        over |= torch.isin(chosen, last) | ending(made, None)
-        if step + 1 == steps or bool(over.all()):
+        over[rows] |= torch.isin(chosen, last)
+        over |= ending(made, None)
+        left = (~over[rows]).nonzero()[:, 0]
+        if step + 1 == steps or not len(left):
             return made
+        if len(left) <= LEAVE * len(rows):
+            rows, chosen = rows[left], chosen[left]
+            picking.keep(left)
+            decoding.keep(left)
         scores = decoding(chosen)
     return ids

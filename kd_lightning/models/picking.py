@@ -51,7 +51,7 @@ class Picking(LogitsProcessor):
     ) -> None:
         self._width, self._vocab, self._last, self._keep = width, vocab, steps - 1, keep
         self.logprobs: list[Tensor] = []
-        """log p of the tokens `[B]`, step by step."""
+        """log p of the tokens `[B]`, step by step; 0 of rows that are kept no longer."""
         kinds: dict[Sampling, list[int]] = {}
         self._shares = torch.zeros(len(draws), steps, dtype=torch.float64)
         for row, draw in enumerate(draws):
@@ -63,6 +63,14 @@ class Picking(LogitsProcessor):
         whole = len(draws)
         self._kinds = {k: None if len(r) == whole else torch.tensor(r) for k, r in kinds.items()}
         """Rows of each kind; None: all of them."""
+        self._all, self._rows = whole, torch.arange(whole)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the present rows `[b]` alone; their scores come from now on."""
+        self._shares, self._rows = self._shares[rows], self._rows[rows]
+        for kind, chosen in self._kinds.items():
+            if chosen is not None:
+                self._kinds[kind] = torch.isin(rows, chosen).nonzero()[:, 0]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # a process that waits for others (sharded weights) makes more tokens than it asked for
@@ -87,5 +95,7 @@ class Picking(LogitsProcessor):
         if self._keep:
             upcast = torch.promote_types(scores.dtype, torch.float32)
             logp = scores.to(upcast).log_softmax(-1)
-            self.logprobs.append(logp.gather(-1, chosen[:, None])[:, 0])
+            told = logp.new_zeros(self._all)
+            told[self._rows.to(logp.device)] = logp.gather(-1, chosen[:, None])[:, 0]
+            self.logprobs.append(told)
         return chosen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
     from kd_lightning.models.causal import CausalLM
 
 BUCKET = 64
-"""Widths are rounded up to a multiple of this, so that few steps have to be recorded."""
-KEPT = 8
-"""Recorded steps of a model; the one that was not played for the longest time goes first."""
+"""Widths are rounded up to a multiple of this."""
+SHAPES = ((2, 5, 12), (3, 9, 31), (1, 1, 8))
+"""Rows, tokens of the prompt and width that a step is recorded on (the first) and tried on."""
 LEAST = 16
 """Tokens below which nothing is recorded: it takes as long as some of them."""
 ROUTED = frozenset(["mixtral", "qwen2_moe", "qwen3_moe"])
@@ -30,7 +29,8 @@ ROUTED = frozenset(["mixtral", "qwen2_moe", "qwen3_moe"])
 MASKS = {"per_sequence": torch.bool, "sdpa": torch.bool, "eager": None}
 """Attentions that take a mask of four dimensions, and its type (None: added, in the weights')."""
 
-_STEPS: WeakKeyDictionary[CausalLM, OrderedDict[tuple[Any, ...], Step]] = WeakKeyDictionary()
+_STEPS: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], Step]] = WeakKeyDictionary()
+"""Of a model, by its attention and the shapes and types of its weights."""
 
 
 def possible(model: CausalLM, width: int, steps: int) -> bool:
@@ -61,25 +61,50 @@ class Decoding:
     """A batch whose answers grow token by token.
 
     The prompts are the model's own forward; each further call plays the operations of one step,
-    recorded for this number of rows and this width, on the weights of the moment.
+    recorded once for a model, on the weights of the moment.
     """
 
     def __init__(self, model: CausalLM, ids: Tensor, mask: Tensor, steps: int) -> None:
         """Compute the prompts `[B, P]`, padded on the left; `scores` are the first logits."""
-        transformer: Any = model.transformer
-        rows, width = ids.shape
+        transformer = model.transformer
+        places, self._weights = weights(transformer)
+        known = _STEPS.setdefault(model, {})
+        attention = transformer.config.get_text_config()._attn_implementation
+        key = (attention, *((x.shape, x.dtype) for x in self._weights))
+        if key not in known:
+            known[key] = _record(transformer, plain(transformer, places), self._weights)
+        self._step = known[key]
+        width = ids.shape[1]
+        self._batch = Begun(transformer, ids, mask, -(-(width + steps) // BUCKET) * BUCKET)
+        self.scores = self._batch.scores
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits `[B, V]` behind one more token for each row `[B]`."""
+        return self._step(self._weights, *self._batch.next(tokens))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows `[b]` of the batch alone."""
+        self._batch.keep(rows)
+
+
+class Begun:
+    """Keys and values of a batch, and where its next tokens stand."""
+
+    def __init__(self, transformer: Any, ids: Tensor, mask: Tensor, width: int) -> None:
+        """Compute the prompts `[B, P]`, padded on the left; `width` places in all."""
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         out = transformer(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
             logits_to_keep=1,
         )  # fmt: skip
         self.scores: Tensor = out.logits[:, -1]
-        more = -(-(width + steps) // BUCKET) * BUCKET - width
-        layers = out.past_key_values.layers
+        more = width - ids.shape[1]
         self._slots = [
-            F.pad(x, (0, 0, 0, more)) for each in layers for x in (each.keys, each.values)
+            F.pad(x, (0, 0, 0, more))
+            for each in out.past_key_values.layers
+            for x in (each.keys, each.values)
         ]
-        self._at = torch.tensor([width - 1])
+        self._at = torch.tensor([ids.shape[1] - 1])
         self._positions = positions[:, -1:].clone()
         seen = F.pad(mask, (0, more)).bool()[:, None, None]
         self._free: Any = True
@@ -88,43 +113,48 @@ class Decoding:
             hidden = torch.zeros(seen.shape, dtype=kind)
             seen, self._free = hidden.masked_fill_(~seen, torch.finfo(kind).min), 0.0
         self._seen = seen
-        places, self._weights = weights(transformer)
-        known = _STEPS.setdefault(model, OrderedDict())
-        shapes = [(x.shape, x.dtype) for x in (*self._weights, *self._slots)]
-        key = (rows, width + more, *shapes)
-        if key not in known:
-            known[key] = self._record(plain(transformer, places))
-            while len(known) > KEPT:
-                known.popitem(last=False)
-        known.move_to_end(key)
-        self._step = known[key]
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits `[B, V]` behind one more token for each row `[B]`."""
+    def next(self, tokens: Tensor) -> tuple[Any, ...]:
+        """What a step takes beside the weights, for one more token of each row `[B]`."""
         self._at += 1
         self._positions += 1
         self._seen.index_fill_(3, self._at, self._free)
-        return self._step(
-            self._weights, self._slots, tokens[:, None], self._at, self._positions, self._seen
-        )
+        return self._slots, tokens[:, None], self._at, self._positions, self._seen
 
-    def _record(self, step: Step) -> Step:
-        """The step recorded, and played on other values than those it was recorded on."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a tracer says what it takes for fixed
-            trace: Any = torch.jit.trace
-            made: Step = trace(step, self._example(1), check_trace=False)
-        for place in (2, 3):  # the executor plays differently from the second time on
-            expected = step(*self._example(place))
-            if not torch.allclose(made(*self._example(place)), expected, rtol=1e-4, atol=1e-4):
+    def keep(self, rows: Tensor) -> None:
+        """These rows `[b]` alone."""
+        self._slots = [each[rows] for each in self._slots]
+        self._positions, self._seen = self._positions[rows], self._seen[rows]
+
+
+def _record(transformer: Any, step: Step, values: list[Tensor]) -> Step:
+    """The step recorded, and tried on other rows and widths than those it was recorded on."""
+    made: Step | None = None
+    known = transformer.config.get_text_config().vocab_size
+    for rows, prompt, width in SHAPES:
+        ids = torch.arange(rows * prompt).view(rows, prompt) % known
+        mask = torch.ones_like(ids)
+        mask[0, : prompt // 2] = 0
+        tried = [Begun(transformer, ids, mask, width) for _ in range(2)]
+        if made is None:
+            made = _traced(step, values, Begun(transformer, ids, mask, width))
+        for token in range(3):  # the executor plays differently from the second time on
+            tokens = torch.full((rows,), token)
+            expected, found = (
+                each(values, *batch.next(tokens))
+                for each, batch in zip((step, made), tried, strict=True)
+            )
+            if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
                 rank_zero_info("a recorded decoding step differs from the model's: not used")
                 return step
-        return made
+    assert made is not None
+    return made
 
-    def _example(self, place: int) -> tuple[Any, ...]:
-        """What a step takes, `place` tokens on, in copies."""
-        at, seen = self._at + place, self._seen.clone()
-        seen.index_fill_(3, torch.arange(int(self._at) + 1, int(at) + 1), self._free)
-        tokens = torch.full((len(self.scores), 1), place)
-        slots = [each.clone() for each in self._slots]
-        return self._weights, slots, tokens, at, self._positions + place, seen
+
+def _traced(step: Step, values: list[Tensor], batch: Begun) -> Step:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a tracer says what it takes for fixed
+        trace: Any = torch.jit.trace
+        given = (values, *batch.next(torch.zeros_like(batch.scores[:, 0], dtype=torch.long)))
+        made: Step = trace(step, given, check_trace=False)
+        return made

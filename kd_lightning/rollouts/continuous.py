@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.models.generation import end_tokens
 from kd_lightning.models.modes import evaluating
 from kd_lightning.models.picking import pick
-from kd_lightning.models.scoring import scored_answers
+from kd_lightning.rollouts import paged
 from kd_lightning.rollouts.engines import Before, Engine
 from kd_lightning.types import Sampling
 
@@ -66,19 +65,14 @@ class ContinuousBatching(Engine):
         for i, draw in enumerate(draws):
             how = draw.sampling
             kinds.setdefault(Sampling(0, how.temperature, how.top_p, how.top_k), []).append(i)
-        found: dict[int, tuple[list[int], bool]] = {}
-        with evaluating(model), paged(model), untouched(model.device):
+        found: dict[int, Drawn] = {}
+        with evaluating(model), untouched(model.device):
             for kind, chosen in kinds.items():
                 made = self._draw(model, [draws[i] for i in chosen], kind)
                 found.update(zip(chosen, made, strict=True))
-        told = scored_answers(model, [(draws[i].prompt, found[i][0]) for i in range(len(draws))])
-        return [
-            Drawn(tuple(found[i][0]), found[i][1], tuple(values)) for i, values in enumerate(told)
-        ]
+        return [found[i] for i in range(len(draws))]
 
-    def _draw(
-        self, model: CausalLM, draws: Sequence[Draw], kind: Sampling
-    ) -> list[tuple[list[int], bool]]:
+    def _draw(self, model: CausalLM, draws: Sequence[Draw], kind: Sampling) -> list[Drawn]:
         ends = end_tokens(model.transformer, model.tokenizer)
         longest = max(len(draw.prompt) + draw.room for draw in draws)
         settings = transformers.ContinuousBatchingConfig(
@@ -86,6 +80,7 @@ class ContinuousBatching(Engine):
             num_blocks=(longest // PAGE + 2) * min(self.rows, len(draws)) + 1,
             max_batch_tokens=self.batch_tokens,
             max_requests_per_batch=min(self.rows, len(draws)),
+            allow_block_sharing=False,
             use_async_batching=False,
             use_cuda_graph=False,
             auto_switch_to_flash=False,
@@ -93,30 +88,32 @@ class ContinuousBatching(Engine):
         )
         how = GenerationConfig(do_sample=False, eos_token_id=ends, max_new_tokens=longest)
         transformer: Any = model.transformer
-        manager = transformer.init_continuous_batching(how, settings)
         picking = picking_by(Numbers(draws, kind), kind, model.head.vocab)
-        manager.logit_processor.logits_processor = LogitsProcessorList([picking])
-        manager.logit_processor.tensors_required = 1
-        manager.logit_processor.do_processing = True
-        try:
+        with paged.attending(transformer) as attention:
+            manager = transformer.init_continuous_batching(how, settings)
+            manager.logit_processor.logits_processor = LogitsProcessorList([picking])
+            manager.logit_processor.tensors_required = 1
+            manager.logit_processor.do_processing = True
             for i, draw in enumerate(draws):
                 manager.add_request(
                     list(draw.prompt), str(i), max_new_tokens=draw.room, eos_token_id=ends
                 )
-            manager.start()
-            return [self._made(out, ends) for out in collected(manager, len(draws))]
-        finally:
-            manager.stop(block=True)
-            manager.destroy()
+            try:
+                paged.run(manager, transformer, attention)
+            finally:
+                manager.destroy()
+        told = picking.told(len(draws))
+        made = collected(manager, len(draws))
+        return [self._made(out, ends, each) for out, each in zip(made, told, strict=True)]
 
-    def _made(self, output: Any, ends: list[int]) -> tuple[list[int], bool]:
+    def _made(self, output: Any, ends: list[int], logprobs: list[float]) -> Drawn:
         if output.error is not None:
             raise KDError(
                 f"continuous batching gave an answer up ({output.error}): write engine: Generate, "
                 "or fewer rows"
             )
         tokens: list[int] = output.generated_tokens
-        return tokens, bool(tokens) and tokens[-1] in ends
+        return Drawn(tuple(tokens), bool(tokens) and tokens[-1] in ends, tuple(logprobs))
 
 
 class Numbers:
@@ -155,51 +152,51 @@ def picking_by(numbers: Numbers, kind: Sampling, vocab: int) -> Any:
         supported_kwargs: dict[str, type] = {}  # noqa: RUF012 (as transformers has it)
         ignored_kwargs = ()
 
+        def __init__(self) -> None:
+            self._now: list[int] = []
+            self._told: list[tuple[list[int], Tensor]] = []
+
         def fill_defaults(self, int32_tensor: Tensor) -> None:
             int32_tensor.fill_(0)
 
         def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Tensor:
+            self._now = [int(request.state.request_id) for request in requests_with_new_token]
             return numbers(requests_with_new_token)
 
         def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-            scores = scores.clone()
-            scores[:, vocab:] = -torch.inf  # rows of the head that are no tokens
+            known = scores[:, :vocab]  # what follows are no tokens
             if kind.temperature == 0:
-                return scores
-            shares = tensor_arg[: len(scores)].to(scores.device, torch.float64) / BITS
-            drawn = pick(scores, shares, kind)
+                drawn = known.argmax(-1)
+            else:
+                shares = tensor_arg[: len(scores)].to(scores.device, torch.float64) / BITS
+                drawn = pick(known, shares, kind)
+            self._told.append((self._now, known.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]))
             return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
+
+        def told(self, number: int) -> list[list[float]]:
+            """Log p of each request's tokens at temperature 1."""
+            found: list[list[float]] = [[] for _ in range(number)]
+            for rows, values in self._told:
+                for row, value in zip(rows, values.tolist(), strict=False):  # prompts in parts
+                    found[row].append(value)
+            return found
 
     return Picking()
 
 
 def collected(manager: Any, number: int) -> list[Any]:
     """The outputs in the order of their requests."""
-    found: dict[int, Any] = {}
-    while len(found) < number:
-        output = manager.get_result(timeout=0.5)
-        if output is not None:
-            found[int(output.request_id)] = output
-        elif not manager.is_running() and manager.output_router.output_queue.empty():
-            raise KDError(
-                f"continuous batching stopped with {len(found)} of {number} answers: write "
-                "engine: Generate"
-            )
-        else:
-            time.sleep(0)
+    outputs = manager.output_router.output_queue
+    found = {}
+    while not outputs.empty():
+        output = outputs.get()
+        found[int(output.request_id)] = output
+    if len(found) < number:
+        raise KDError(
+            f"continuous batching stopped with {len(found)} of {number} answers: write "
+            "engine: Generate"
+        )
     return [found[i] for i in range(number)]
-
-
-@contextmanager
-def paged(model: CausalLM) -> Iterator[None]:
-    """Attention that reads a cache in pages, for a while."""
-    transformer: Any = model.transformer
-    own = transformer.config._attn_implementation
-    transformer.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        transformer.set_attn_implementation(own)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def played(monkeypatch):
 
     def counted(*arguments):
         made.append(original(*arguments))
+        made[-1].prompts = arguments[1]
         return made[-1]
 
     monkeypatch.setattr(recorded, "Decoding", counted)
@@ -105,13 +106,34 @@ def test_a_record_plays_the_weights_of_the_moment(played, monkeypatch):
     assert played[0]._step is played[1]._step
 
 
-def test_steps_are_recorded_once_for_rows_and_a_stretch_of_widths(played):
+def test_a_model_is_recorded_once_whatever_the_rows_and_the_width(played):
     model = tiny()
     with evaluating(model):
-        for lengths in ((5, 9, 1, 7), (3, 2, 6, 8), (5, 9, 1)):
+        for lengths in ((5, 9, 1, 7), (3, 2, 6, 80), (5, 9, 1)):
             draw(model, asked(lengths=lengths))
-    assert played[0]._step is played[1]._step is not played[2]._step
-    assert len(recorded._STEPS[model]) == 2
+    assert played[0]._step is played[1]._step is played[2]._step
+    assert len(recorded._STEPS[model]) == 1
+
+
+def test_rows_that_have_ended_leave_the_batch(played, monkeypatch):
+    """Answers are those of generation, which goes on with all rows."""
+    model = tiny()
+    model.transformer.generation_config.eos_token_id = [2, *range(10, 18)]
+    how = (FREE, Sampling(temperature=0.0), Sampling(temperature=1.0, top_k=30))
+    draws = asked(how, lengths=(5, 9, 1, 7, 3, 4, 2, 11, 6, 8))
+    mine, theirs = both(model, draws, monkeypatch)
+    equal(mine, theirs)
+    assert len({len(d.tokens) for d in mine}) > 1
+    assert len(played[0]._batch._positions) < len(draws)
+
+
+def test_a_prompt_of_several_answers_is_computed_once(played, monkeypatch):
+    prompts = [draw.prompt for draw in asked()]
+    draws = [Draw(p, Sampling(seed=1, temperature=1.0), LENGTH, i) for p in prompts for i in (0, 1)]
+    mine, theirs = both(tiny(), draws, monkeypatch)
+    equal(mine, theirs)
+    assert len(played[0].prompts) == len(prompts)
+    assert mine[0].tokens != mine[1].tokens
 
 
 def test_what_was_drawn_before_changes_no_bit(played):
