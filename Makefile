@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup quickstart test test-all lint format bench bench-peers clean
+.PHONY: setup quickstart test test-all lint format bench bench-peers vllm clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,18 @@ $(BENCH)/.ready: benchmarks/peers.txt pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install -qq --constraint constraints.txt --editable . accelerate
 	$(BENCH)/bin/python -m pip install -qq --no-deps --requirement benchmarks/peers.txt
+	touch $@
+
+VLLM := .venv-vllm
+
+vllm: $(VLLM)/.ready ## vLLM for processors beside the project: `make test-all` then runs against it
+
+$(VLLM)/.ready: benchmarks/vllm.txt benchmarks/vllm_named.py pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -qq torch==2.13.0
+	$(VLLM)/bin/python -m pip install -qq --no-deps --requirement benchmarks/vllm.txt
+	$(VLLM)/bin/python -m pip install -qq --constraint benchmarks/vllm.txt --editable .
+	$(VLLM)/bin/python benchmarks/vllm_named.py
 	touch $@
 
 bench: bench-peers ## the benchmarks of a processor, one after the other, each beside its peers

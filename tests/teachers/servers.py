@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,25 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, log: Path, seconds: float = 120) -> Iterator[str]:
-    """A server process, from its first answer until the block ends."""
+def started(
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    seconds: float = 120,
+    more: Mapping[str, str] | None = None,
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server's address and its process, from its first answer until the block ends.
+
+    `more`: of its environment. What it starts itself ends with it.
+    """
     hub = log.parent / "hub"  # `transformers serve` lists its models, and fails where none can be
     hub.mkdir(exist_ok=True)
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "OMP_NUM_THREADS": "1"}
+    own = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "OMP_NUM_THREADS": "1", **(more or {})}
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*command], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **offline}
-        )
+            [*command], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **own},
+            start_new_session=True,
+        )  # fmt: skip
     try:
         url, end = f"http://127.0.0.1:{port}/v1", time.monotonic() + seconds
         while True:
@@ -43,14 +54,25 @@ def running(command: Sequence[str], port: int, log: Path, seconds: float = 120) 
                 if process.poll() is not None or time.monotonic() > end:
                     pytest.fail(f"the server did not start:\n{log.read_text()[-2000:]}")
                 time.sleep(0.2)
-        yield url
+        yield url, process
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], port: int, log: Path, seconds: float = 120, **more: Any
+) -> Iterator[str]:
+    """A server's address, from its first answer until the block ends."""
+    with started(command, port, log, seconds, **more) as (url, _):
+        yield url
 
 
 def to_gguf(folder: str, file: Path) -> None:
@@ -175,3 +197,38 @@ def transformers_serve(log: Path) -> Iterator[str]:
     how = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     with running([sys.executable, "-c", script, *how, "--dtype", "float32"], port, log) as url:
         yield url
+
+
+VLLM = {
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+}  # fmt: skip
+"""For vLLM on a processor: 1 GiB of keys and values, no cores of its own, no statistics."""
+
+
+def vllm_python() -> Path:
+    """The interpreter beside a vLLM: of `make vllm`, or of the environment that KD_VLLM names."""
+    folder = Path(os.environ.get("KD_VLLM") or Path(__file__).parents[2] / ".venv-vllm")
+    python = folder / "bin" / "python"
+    if not (python.exists() and [*folder.glob("lib/*/site-packages/vllm/__init__.py")]):
+        pytest.skip(f"no vLLM in {folder.name}: make vllm, or name an environment in KD_VLLM")
+    return python
+
+
+@contextmanager
+def vllm(
+    folder: str, log: Path, *more: str, develop: bool = False
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`vllm serve` on a processor, in float32.
+
+    `more`: further words of its command line. `develop`: with the endpoints that take new weights.
+    """
+    port = free_port()
+    command = [
+        str(vllm_python().with_name("vllm")), "serve", folder, "--host", "127.0.0.1", "--port",
+        str(port), "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "32",
+        "--enforce-eager", "--generation-config", "vllm", *more,
+    ]  # fmt: skip
+    mode = {"VLLM_SERVER_DEV_MODE": str(int(develop))}
+    with started(command, port, log, 240, {**VLLM, **mode}) as found:
+        yield found

@@ -1,7 +1,7 @@
-"""Answers in the forms that vLLM and SGLang document: our own words and numbers in their fields.
+"""Answers in the forms of vLLM and SGLang: our own words and numbers in their fields.
 
-Neither runs here (both need a GPU or an environment of their own); what is shown is that each field
-which they state is read as what they mean by it.
+They need environments of their own, so what is shown is that each field which they state is read as
+what they mean by it. vLLM's are held against what 0.32.0 sends, in test_vllm_real.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from kd_lightning.types import Prompt, Sampling
 from tests.teachers.hostile import Act, serving
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+VLLM_MORE = {
+    "service_tier": None, "system_fingerprint": "vllm-0.32.0-0", "kv_transfer_params": None,
+    "ec_transfer_params": None, "metrics": None,
+}  # fmt: skip
 VLLM_CHAT = {
     "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
     "choices": [{
         "index": 0,
         "message": {"role": "assistant", "content": "It rains", "refusal": None,
-                    "annotations": None, "tool_calls": [], "reasoning": None},
+                    "annotations": None, "audio": None, "function_call": None, "reasoning": None},
         "logprobs": {"content": [
             {"token": "It", "logprob": -0.25, "bytes": [73, 116],
              "top_logprobs": [{"token": "It", "logprob": -0.25, "bytes": [73, 116]}]},
@@ -28,22 +32,25 @@ VLLM_CHAT = {
              "top_logprobs": [{"token": " rains", "logprob": -1.5, "bytes": [32]},
                               {"token": " snows", "logprob": -9999.0, "bytes": [32]}]},
         ]},
-        "finish_reason": "stop", "stop_reason": None, "token_ids": [11, 12],
+        "finish_reason": "stop", "stop_reason": None, "token_ids": [11, 12], "routed_experts": None,
     }],
-    "usage": {**USAGE, "prompt_tokens_details": None}, "prompt_logprobs": None,
-    "prompt_token_ids": [1, 2, 3], "kv_transfer_params": None,
+    "usage": {**USAGE, "prompt_tokens_details": None, "completion_tokens_details": None},
+    "prompt_logprobs": None, "prompt_token_ids": [1, 2, 3], "prompt_text": None, **VLLM_MORE,
 }  # fmt: skip
 """vLLM's chat, with `logprobs`, `top_logprobs` and `return_token_ids`; minus infinity is -9999."""
 
 
 def vllm_echo(seen):
-    """vLLM's completions with `echo`: the prompt's tokens first, of which the first has none."""
+    """vLLM's completions with `echo`: the prompt's tokens first, of which the first has none.
+
+    The text leaves the prompt out where ids are told as well (`return_token_ids`).
+    """
     ids, told = seen.body["prompt"], {" a": -0.5, " b": -0.75}
     tokens = ["<s>", *(told if isinstance(ids, list) else [" a", " b"])]
     return {
         "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m",
         "choices": [{
-            "index": 0, "text": " a b c" if isinstance(ids, str) else " c",
+            "index": 0, "text": " c",
             "logprobs": {
                 "text_offset": [0, 3, 5, 7], "token_logprobs": [None, -0.5, -0.75, -2.0],
                 "tokens": [*tokens, " c"],
@@ -52,9 +59,11 @@ def vllm_echo(seen):
             "finish_reason": "length", "stop_reason": None, "token_ids": [9],
             "prompt_logprobs": [None, {"7": {"logprob": -0.5, "rank": 1, "decoded_token": " a"}},
                                 {"8": {"logprob": -0.75, "rank": 1, "decoded_token": " b"}}],
-            "prompt_token_ids": [1, 7, 8],
+            "prompt_token_ids": [1, 7, 8], "routed_experts": None,
         }],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4,
+                  "prompt_tokens_details": None, "completion_tokens_details": None},
+        **VLLM_MORE,
     }  # fmt: skip
 
 
@@ -64,8 +73,9 @@ def sglang_echo(seen):
     (choice,) = told["choices"]
     choice["logprobs"]["text_offset"] = [-1] * 4
     choice |= {"matched_stop": None, "hidden_states": None}
-    for name in ("stop_reason", "prompt_logprobs"):
+    for name in ("stop_reason", "prompt_logprobs", "routed_experts"):
         del choice[name]
+    told = {k: v for k, v in told.items() if k not in VLLM_MORE}
     return {**told, "metadata": {"weight_version": "default"}, "sglext": None}
 
 
