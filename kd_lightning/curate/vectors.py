@@ -69,7 +69,10 @@ def _place(word: str, dimensions: int) -> tuple[int, int]:
 
 
 class HiddenStates(Vectors):
-    """The mean of a model's last hidden states over a text: needs a model in this process."""
+    """The mean of a model's last hidden states over a text: needs a model in this process.
+
+    Of a student that learned with the score `DualEncoder`: its vectors.
+    """
 
     def __init__(
         self, generator: str = "student", max_tokens: int = 512, batch_size: int = 16
@@ -91,7 +94,9 @@ class HiddenStates(Vectors):
         return {self.generator: frozenset()}
 
     def of(self, texts: Sequence[str], work: Work) -> Points:
+        from kd_lightning.data.encoding import Encoder
         from kd_lightning.teachers.base import Teacher
+        from kd_lightning.types import Example
 
         model = work.generator(self.generator)
         if not isinstance(model, Teacher) or model.tokenizer is None:
@@ -100,7 +105,9 @@ class HiddenStates(Vectors):
                 f"{type(model).__name__}: bind a LocalTeacher, or use TfIdf"
             )
         model.open()
-        ids = [model.tokenizer.encode(text)[: self.max_tokens] for text in texts]
+        encoder = Encoder(model.tokenizer)
+        told = [encoder.document(Example.document(id="", text=text), end=None) for text in texts]
+        ids = [row.ids[: self.max_tokens].tolist() for row in told]
         parts = [
             self._states(model, ids[i : i + self.batch_size])
             for i in range(0, len(ids), self.batch_size)

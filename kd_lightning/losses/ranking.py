@@ -94,7 +94,7 @@ class Ranking(AnswerLoss):
             logp = -torch.where(where, words.values()["nll"], 0.0)
         elif watch is not None:
             show(watch, student, teacher, batch)
-        scores = self.beta * self.score(self._said(student, teacher, batch, logp))
+        scores = self.beta * self.score(self._said(student, teacher, batch, logp, ranks))
         terms = {"ranking": self.weight * self.comparator(scores, ranks)}
         if self.sft_weight:
             weights = self._best(batch, ranks).to(logp.dtype)
@@ -112,7 +112,12 @@ class Ranking(AnswerLoss):
         return batch.weights * spoken(batch) * ranks.best[:, None]
 
     def _said(
-        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, logp: Tensor
+        self,
+        student: ModelOutput,
+        teacher: ModelOutput | None,
+        batch: Batch,
+        logp: Tensor,
+        ranks: Ranks,
     ) -> Said:
         where = spoken(batch)
         place = torch.arange(where.shape[1], device=where.device)
@@ -121,9 +126,19 @@ class Ranking(AnswerLoss):
         if self.score.reads_reference:
             kept = reference_logprobs(self.reference, teacher, batch)
             kept = kept if kept.ndim == 1 else kept.sum(1)
+        texts = self.score.reads_texts
         return Said(
             logp=logp.sum(1),
             reference=kept,
             length=where.sum(1).clamp_min(1),
             state=student.hidden[torch.arange(len(last), device=last.device), last],
+            text=_mean(student.hidden, batch.attention_mask) if texts else None,
+            question=ranks.question if texts else None,
         )
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Over each row's tokens, `[B, T, D]` to `[B, D]`."""
+    weights = mask.to(states.dtype)
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(1)
+    return torch.einsum("btd,bt->bd", states, weights)

@@ -74,6 +74,16 @@ class Ranks:
         beaten = both & ((self.gap < 0) | (level & (place[None, :] < place[:, None])))
         return self.judged & ~beaten.any(1)
 
+    @cached_property
+    def question(self) -> Tensor:
+        """The row of each judged row's group that nobody judged, `[B]`; -1: none or several.
+
+        Rows that are not judged point to themselves.
+        """
+        asking = self.together & self.unjudged[None, :]
+        found = torch.where(asking.sum(1) == 1, asking.int().argmax(1), -1)
+        return torch.where(self.judged, found, torch.arange(len(found), device=found.device))
+
     def in_group(self, values: Tensor) -> Tensor:
         """Sum of the rows' values `[B]` over each row's group, `[B]`."""
         return self.together.to(values.dtype) @ values

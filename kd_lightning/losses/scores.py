@@ -21,6 +21,8 @@ class Said:
     reference: Tensor | None  # [B] the frozen model's
     length: Tensor  # [B] words, at least 1
     state: Tensor  # [B, D] student's state before the last word (the end token)
+    text: Tensor | None = None  # [B, D] mean of the student's states over the whole row
+    question: Tensor | None = None  # [B] the group's row without a reward; -1: has not just one
 
 
 class Score(nn.Module, ABC):
@@ -30,6 +32,8 @@ class Score(nn.Module, ABC):
     """Whether it needs the words' log-probabilities."""
     reads_reference = False
     """Whether it needs a frozen model's as well."""
+    reads_texts = False
+    """Whether rows are texts by themselves, and the group's row without a reward their question."""
 
     @abstractmethod
     def forward(self, said: Said) -> Tensor:

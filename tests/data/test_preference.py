@@ -291,3 +291,19 @@ def test_real_files(shared, name):
     data.tokenizer = byte_tokenizer(CHATML)
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == 16 and torch.bincount(batch.group).tolist() == [2] * 8
+
+
+def test_texts_apart(tmp_path):
+    row = {"prompt": "q", "input": "more", "candidates": ["one", "two"], "scores": [0.5, 2]}
+    data = made(tmp_path, [row, {**row, "prompt": "other"}], apart=True)
+    rows = data.encoded("train")
+    ids = [data.tokenizer.encode(text) for text in ("q\n\nmore", "one", "two")]
+    assert [row.ids.tolist() for row in rows[:3]] == [
+        [data.tokenizer.bos_token_id, *told, data.tokenizer.eos_token_id] for told in ids
+    ]
+    assert math.isnan(rows[0].reward) and [row.reward for row in rows[1:3]] == [0.5, 2.0]
+    assert len({row.group for row in rows[:3]}) == 1 and rows[3].group != rows[0].group
+    batch = next(iter(data.train_dataloader()))
+    assert batch.input_ids[1].tolist()[:4] == [data.tokenizer.bos_token_id, *ids[1]]
+    with pytest.raises(KDError, match="unpaired"):
+        made(tmp_path, [row], apart=True, unpaired=4)

@@ -13,6 +13,7 @@ import torch
 
 from kd_lightning import losses
 from kd_lightning.application import KDParser
+from kd_lightning.data.base import KDDataModule
 from kd_lightning.data.skills.instruction_following import InstructionFollowing
 from kd_lightning.distiller import Distiller
 from kd_lightning.elicitation import load
@@ -88,7 +89,7 @@ class Learner:
     """A student that has learned."""
 
     model: CausalLM
-    data: InstructionFollowing
+    data: KDDataModule
 
     def answers(self, prompts: Sequence[str], tokens: int = 40, **sampling: Any) -> list[str]:
         """What it says to prompts, greedily unless told otherwise."""
@@ -114,21 +115,22 @@ def learn(
     rate: float = 4e-3,
     start: Learner | None = None,
     loss: losses.Loss | None = None,
+    kind: type[KDDataModule] = InstructionFollowing,
     **more: Any,
 ) -> Learner:
     """Train a new tiny student (or a copy of `start`) on rows of prompt and answer or messages.
 
-    `more`: further options of the data.
+    `kind`: how rows are read; `more`: further options of the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tok = tokenizer()
     tok.chat_template = TEMPLATE
     tok.save_pretrained(folder / "tokenizer")
-    names = ("prompt", "answer", "messages", "system", "id")
+    names = ("prompt", "answer", "messages", "system", "id", "candidates", "scores")
     told = [dict(r.values) if isinstance(r, Record) else dict(r) for r in rows]
     plain = [{k: v for k, v in row.items() if k in names} for row in told]
     random.Random(seed).shuffle(plain)
-    data = InstructionFollowing(
+    data = kind(
         kit.write(folder / "train.jsonl", plain),
         validation=kit.write(folder / "held.jsonl", plain[:4]),
         batch_size=batch, max_length=256, seed=seed, truncation="drop",

@@ -15,7 +15,7 @@ from kd_lightning.knowledge.engine import Elicitation
 from kd_lightning.pipeline.run import Pipeline
 from tests.conftest import ROOT
 
-STAR = ("star", "rest", "rest_em", "orca")
+STAR = ("star", "rest", "rest_em", "orca", "recomp_extractive")
 
 
 @pytest.mark.parametrize("name", STAR)

@@ -53,6 +53,7 @@ class Preference(KDDataModule):
         answers_from: list[str] | None = None,
         scores_from: list[str] | None = None,
         unpaired: int = 0,
+        apart: bool = False,
         **settings: Any,
     ) -> None:
         """Store the settings.
@@ -66,16 +67,21 @@ class Preference(KDDataModule):
                 which as many answers put to another's prompt estimate (rows without a reward);
                 batch_size then counts such groups, and a pair is a good (1) and a bad (0) answer.
                 0: answers to one prompt are a group.
+            apart: Read each answer and the prompt as documents by themselves, the prompt as a row
+                of the group that has no reward: for a score that compares texts (DualEncoder).
             **settings: See KDDataModule.
         """
         super().__init__(path, **settings)
         self.answers_from = answers_from or []
         self.scores_from = scores_from or []
         self.unpaired = unpaired
+        self.apart = apart
         if len(self.answers_from) != len(self.scores_from):
             raise KDError("--data.answers_from and --data.scores_from name equally many columns")
         if unpaired < 0 or unpaired == 1:
             raise KDError("--data.unpaired must be 0, or at least 2 answers for one point")
+        if apart and unpaired:
+            raise KDError("--data.apart compares answers to one prompt: leave --data.unpaired out")
         if self.streaming:
             raise KDError("Preference reads its rows before training: write --data.streaming=false")
 
@@ -97,7 +103,12 @@ class Preference(KDDataModule):
         if "answers" not in example.meta:
             return [self.encode(example)]
         pairs = zip(example.meta["answers"], example.meta["rewards"], strict=True)
-        rows = [self._answered(example, answer, reward) for answer, reward in pairs]
+        if self.apart:
+            asked = "\n\n".join(message.content for message in example.prompt)
+            texts = [(asked, math.nan), *pairs]
+            rows = [self._alone(example, text, reward) for text, reward in texts]
+        else:
+            rows = [self._answered(example, answer, reward) for answer, reward in pairs]
         if self.unpaired:
             return rows
         group = str(example.meta["place"])
@@ -133,6 +144,11 @@ class Preference(KDDataModule):
         turns = [replace(m, weight=0.0) if m.weight is None else m for m in example.prompt]
         told = replace(example, messages=(*turns, Message("assistant", answer)))
         return replace(self.encode(told), reward=reward)
+
+    def _alone(self, example: Example, text: str, reward: float) -> Encoded:
+        """A row that is a whole text; its end token is a target only, so the student sees none."""
+        told = Example.document(id=example.id, text=text)
+        return replace(self.encoder.document(told, "eos"), reward=reward)
 
     def grouped(self, rows: list[Encoded], split: str) -> list[Encoded]:
         """Single answers in groups of `unpaired`, with mismatched ones beside them."""
