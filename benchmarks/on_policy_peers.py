@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> Report:
     options = parser(__doc__)
     options.add_argument("--beta", type=float, default=1.0, help="1: reverse KL; 0.5: JSD")
     options.add_argument("--folder", type=Path, default=Path("runs/benchmarks/on_policy_stories"))
+    options.add_argument("--seeds", type=int, nargs="+", help="rounds; else 0, 1, ... repeats - 1")
     asked = options.parse_args(arguments)
     quiet()
     torch.set_num_threads(1)
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> Report:
     if len(found) == 1:
         report.notes.append("trl is not installed (make bench-peers): left out")
     rates: dict[str, list[float]] = {way: [] for way in found}
-    for seed in range(asked.repeats):
+    for seed in asked.seeds or range(asked.repeats):
         place = stories.start(asked.folder, seed, 400 if full else 2, known)
         with tempfile.TemporaryDirectory() as folder:
             begun = measured(str(place), known, rows, Job.drawn)

@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kd_lightning.models.causal import CausalLM
+from kd_lightning.rollouts.auto import Auto
 from kd_lightning.rollouts.base import Rollout
-from kd_lightning.rollouts.engines import Generate
 from kd_lightning.rollouts.from_teacher import FromTeacher
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def cache_bytes(distiller: Distiller, student: CausalLM, rows: int, columns: int
     positions = getattr(config, "max_position_embeddings", None) or 2**62
     longest = min(columns + writing.sampling.max_new_tokens, positions)
     at_once = rows * getattr(writing, "n", 1)
-    engine = getattr(writing, "engine", None) or Generate()
+    engine = getattr(writing, "engine", None) or Auto()
     if engine.served:  # elsewhere, or in its own share of the memory
         return 0
     at_once = min(at_once, getattr(engine, "rows", at_once))
@@ -57,7 +57,7 @@ def drawn_here(rollout: Rollout) -> None:
     """Let a trial draw in its own process: it has no server, and nobody brings weights to one."""
     engine = getattr(rollout, "_engine", None)
     if engine is not None and engine.served:
-        rollout._engine = Generate()  # type: ignore[attr-defined]
+        rollout._engine = Auto()  # type: ignore[attr-defined]
     for part in rollout.parts:
         drawn_here(part)
 

@@ -79,14 +79,16 @@ class _Ending(StoppingCriteria):
     ) -> None:
         self._draws, self._width, self._tokenizer = draws, width, tokenizer
         self._rooms = torch.tensor([draw.room for draw in draws])
+        self._listening = [row for row, draw in enumerate(draws) if draw.sampling.stop]
         self.stopped: dict[int, int] = {}
         """Row to the tokens that it had when a stop text stood in it."""
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         made = int(input_ids.shape[1]) - self._width
         over = made >= self._rooms
-        for row, draw in enumerate(self._draws):
-            if not draw.sampling.stop or row in self.stopped or made > draw.room:
+        for row in self._listening:
+            draw = self._draws[row]
+            if row in self.stopped or made > draw.room:
                 continue
             longest = max(len(stop.encode()) for stop in draw.sampling.stop)
             start = max(self._width, self._width + made - longest - MARGIN)
@@ -97,6 +99,13 @@ class _Ending(StoppingCriteria):
         for row in self.stopped:
             over[row] = True
         return over.to(input_ids.device)
+
+
+def changes(model: CausalLM) -> frozenset[str]:
+    """The model's own generation settings that change which tokens are likely."""
+    settings = model.transformer.generation_config or GenerationConfig()
+    told = settings.to_diff_dict().items()
+    return frozenset(k for k, v in told if v is not None and v is not False) - REPLACED
 
 
 def draw_all(model: CausalLM, draws: Sequence[Draw]) -> list[tuple[tuple[int, ...], bool]]:
@@ -147,9 +156,7 @@ def draw(
     )
     ending = _Ending(draws, width, model.tokenizer)
     picking = Picking(draws, width, steps, model.head.vocab, logprobs)
-    told = settings.to_diff_dict().items()
-    own = {k for k, v in told if v is not None and v is not False} - REPLACED
-    if not own and not before and not in_step and recorded.possible(model, width, steps):
+    if not changes(model) and not before and not in_step and recorded.possible(model, width, steps):
         out = _decoded(model, ids, mask, steps, picking, ending, ends)
     else:
         out = model.transformer.generate(  # type: ignore[operator]
@@ -187,26 +194,27 @@ def _decoded(
     """
     width = ids.shape[1]
     out = torch.cat([ids, ids.new_zeros(len(ids), steps)], 1)
-    last = torch.tensor(ends)
-    over = torch.zeros(len(ids), dtype=torch.bool)
     both = torch.stack([ids, mask])
     (each, seen), which = both.unique(dim=1, return_inverse=True)  # type: ignore[no-untyped-call]
     decoding = recorded.Decoding(model, each, seen, steps)
     decoding.keep(which)
     scores = decoding.scores[which]
+    last = torch.zeros(scores.shape[1], dtype=torch.bool)
+    last[list(ends)] = True
     rows = torch.arange(len(ids))
+    over = torch.zeros(len(ids), dtype=torch.bool)
     for step in range(steps):
         chosen = picking.choose(step, scores)
         out[rows, width + step] = chosen
         made = out[:, : width + step + 1]
-        over[rows] |= torch.isin(chosen, last)
-        over |= ending(made, None)
-        left = (~over[rows]).nonzero()[:, 0]
-        if step + 1 == steps or not len(left):
+        over |= last[chosen] | ending(made, None)[rows]
+        left = len(over) - int(over.sum())
+        if step + 1 == steps or not left:
             return made
-        if len(left) <= LEAVE * len(rows):
-            rows, chosen = rows[left], chosen[left]
-            picking.keep(left)
-            decoding.keep(left)
+        if left <= LEAVE * len(rows):
+            going = (~over).nonzero()[:, 0]
+            rows, chosen, over = rows[going], chosen[going], over[going]
+            picking.keep(going)
+            decoding.keep(going)
         scores = decoding(chosen)
     return ids

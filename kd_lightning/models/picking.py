@@ -95,7 +95,8 @@ class Picking(LogitsProcessor):
         if self._keep:
             upcast = torch.promote_types(scores.dtype, torch.float32)
             logp = scores.to(upcast).log_softmax(-1)
-            told = logp.new_zeros(self._all)
-            told[self._rows.to(logp.device)] = logp.gather(-1, chosen[:, None])[:, 0]
+            told = logp.gather(-1, chosen[:, None])[:, 0]
+            if len(self._rows) < self._all:
+                told = logp.new_zeros(self._all).index_copy_(0, self._rows.to(logp.device), told)
             self.logprobs.append(told)
         return chosen

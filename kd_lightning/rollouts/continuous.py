@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from kd_lightning.errors import KDError
+from kd_lightning.models import drawing
+from kd_lightning.models.attention import PACKS
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.models.generation import end_tokens
@@ -23,6 +26,7 @@ from kd_lightning.types import Sampling
 
 PAGE = 32
 """Tokens of a page of the cache."""
+PROCESSORS = "transformers.generation.continuous_batching.cb_logits_processors"
 BITS = 2**31
 """Numbers of [0, 1) go to the device as integers below this."""
 
@@ -59,8 +63,9 @@ class ContinuousBatching(Engine):
     ) -> list[Drawn]:
         if before is not None:
             raise KDError("ContinuousBatching takes no change of scores: write engine: Generate")
-        if model.placement is not None:
-            raise KDError("ContinuousBatching needs whole weights: write engine: Generate")
+        lacking = lack(model)
+        if lacking is not None:
+            raise KDError(f"ContinuousBatching cannot draw, {lacking}: write engine: Generate")
         kinds: dict[Sampling, list[int]] = {}
         for i, draw in enumerate(draws):
             how = draw.sampling
@@ -116,6 +121,25 @@ class ContinuousBatching(Engine):
         return Drawn(tuple(tokens), bool(tokens) and tokens[-1] in ends, tuple(logprobs))
 
 
+def lack(model: CausalLM) -> str | None:
+    """Why continuous batching cannot draw with a model now; None: it can."""
+    text = model.transformer.config.get_text_config()
+    changes = drawing.changes(model)
+    if importlib.util.find_spec(PROCESSORS) is None:
+        return "this transformers has no continuous batching with processors of its own (5.23 has)"
+    if model.placement is not None:
+        return "its weights are sharded"
+    if text.model_type not in PACKS:
+        return f"{text.model_type} is not known to keep packed sequences apart"
+    if getattr(text, "attn_logit_softcapping", None):
+        return f"{text.model_type} caps its attention"
+    if changes:
+        return f"the model's generation settings change scores ({', '.join(sorted(changes))})"
+    if torch.is_autocast_enabled(model.device.type):
+        return "autocast gives keys another type than the cache's"
+    return None
+
+
 class Numbers:
     """The number of each request's next token."""
 
@@ -138,17 +162,9 @@ class Numbers:
 
 def picking_by(numbers: Numbers, kind: Sampling, vocab: int) -> Any:
     """A processor that leaves to each request its token; greedy requests keep their scores."""
-    try:
-        from transformers.generation.continuous_batching.cb_logits_processors import (
-            ContinuousBatchingLogitsProcessor,
-        )
-    except ImportError:
-        raise KDError(
-            "ContinuousBatching was written for transformers 5.23, and this one has no processors "
-            "for it: upgrade transformers, or write engine: Generate"
-        ) from None
+    base: Any = importlib.import_module(PROCESSORS).ContinuousBatchingLogitsProcessor
 
-    class Picking(ContinuousBatchingLogitsProcessor):
+    class Picking(base):  # type: ignore[misc]
         supported_kwargs: dict[str, type] = {}  # noqa: RUF012 (as transformers has it)
         ignored_kwargs = ()
 

@@ -10,10 +10,11 @@ from kd_lightning.errors import KDError
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.rollouts.answers import Answer, Asked
+from kd_lightning.rollouts.auto import Auto
 from kd_lightning.rollouts.base import Moment, Rollout
 from kd_lightning.rollouts.chance import number
 from kd_lightning.rollouts.conditions import Conditions
-from kd_lightning.rollouts.engines import Engine, Generate, room
+from kd_lightning.rollouts.engines import Engine, room
 from kd_lightning.teachers.base import Teacher
 from kd_lightning.types import CONDITION, Completion, Sampling, Source
 
@@ -47,7 +48,7 @@ class DrawnAnswers(Rollout, ABC):
             mask_truncated: Learn nothing from answers that were cut at the length limit.
             document_prompt: Tokens of a document (text without roles) that are given; the rest is
                 drawn.
-            engine: What draws; null: Generate.
+            engine: What draws; null: Auto.
             conditions: What the prompt is given beside the question while an answer is drawn.
         """
         if n < 1:
@@ -62,7 +63,7 @@ class DrawnAnswers(Rollout, ABC):
         self.document_prompt = document_prompt
         self.engine = engine
         self.conditions = conditions
-        self._engine = engine or Generate()
+        self._engine = engine or Auto()
 
     def check(self, teacher: Teacher | None) -> None:
         super().check(teacher)

@@ -141,13 +141,11 @@ def attending(transformer: Any) -> Iterator[Callable[[], None]]:
     AttentionInterface.register(NAME, by_request)
     own = transformer.config._attn_implementation
     flash = own.startswith("flash_attention")
-    kinds = set(getattr(transformer.config.get_text_config(), "layer_types", None) or ["full"])
-    plain = kinds <= {"full", "full_attention"} and not sliding(transformer)
     if not flash:
         transformer.set_attn_implementation("sdpa")  # what a manager takes
 
     def best() -> None:
-        if not flash and plain:
+        if not flash and whole(transformer):
             transformer.set_attn_implementation(NAME)
 
     try:
@@ -156,10 +154,10 @@ def attending(transformer: Any) -> Iterator[Callable[[], None]]:
         transformer.set_attn_implementation(own)
 
 
-def sliding(transformer: Any) -> bool:
-    """Whether layers without a type of their own see a window alone."""
+def whole(transformer: Any) -> bool:
+    """Whether every layer sees all that stands before."""
     text = transformer.config.get_text_config()
-    return (
-        getattr(text, "layer_types", None) is None
-        and getattr(text, "sliding_window", None) is not None
-    )
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:
+        return getattr(text, "sliding_window", None) is None
+    return set(kinds) <= {"full_attention"}

@@ -57,7 +57,7 @@ class Speculative(DrawnAnswers):
             mask_truncated: Learn nothing from answers that were cut at the length limit.
             document_prompt: Tokens of a document (text without roles) that are given; the rest is
                 drawn.
-            engine: What draws; null: Generate.
+            engine: What draws; null: Auto.
         """
         super().__init__(n, sampling, mask_truncated, document_prompt, engine)
         if top < 1 or block < 1:

@@ -56,7 +56,7 @@ class TeacherMixed(DrawnAnswers):
             mask_truncated: Learn nothing from answers that were cut at the length limit.
             document_prompt: Tokens of a document (text without roles) that are given; the rest is
                 drawn.
-            engine: What draws; null: Generate.
+            engine: What draws; null: Auto.
         """
         super().__init__(n, sampling, mask_truncated, document_prompt, engine)
         if not 0 < teacher_share < 1:

@@ -15,7 +15,7 @@ from kd_lightning.losses import ReverseKL
 from kd_lightning.models.causal import build_student
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.rollouts import FromData, FromStudent, Mixed
-from kd_lightning.rollouts.engines import Generate
+from kd_lightning.rollouts.auto import Auto
 from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.types import Sampling
@@ -48,7 +48,7 @@ def test_what_draws_elsewhere_holds_nothing_here_and_is_tried_here():
     tried = copy.deepcopy(made)
     drawn_here(tried.answering.rollout)
     assert cache_bytes(made, student, rows=2, columns=20) == 0, "the run itself has changed"
-    assert isinstance(tried.answering.rollout.parts[0]._engine, Generate)
+    assert isinstance(tried.answering.rollout.parts[0]._engine, Auto)
 
 
 def test_the_table_shows_the_moment_that_needs_the_most(tiny_teacher):

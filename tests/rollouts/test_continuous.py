@@ -10,13 +10,18 @@ import pytest
 import torch
 
 from kd_lightning.errors import KDError
+from kd_lightning.models.attention import PACKS
+from kd_lightning.models.causal import build_student
 from kd_lightning.models.drawing import Draw
+from kd_lightning.models.spec import LoraSpec, StudentSpec
 from kd_lightning.rollouts.continuous import ContinuousBatching
 from kd_lightning.rollouts.engines import Generate
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.teacher_mixed import TeacherMixed
 from kd_lightning.types import Sampling
+from tests.models.packs import family
 from tests.rollouts import kit
+from tests.tiny import tokenizer
 
 
 def draws(number, **how):
@@ -90,3 +95,45 @@ def test_what_it_cannot_do_is_refused():
     for bad in ({"rows": 0}, {"rows": 64, "batch_tokens": 8}):
         with pytest.raises(KDError, match="batch_tokens"):
             ContinuousBatching(**bad)
+
+
+@pytest.mark.parametrize("why", ["penalty", "autocast", "capped"])
+def test_a_model_it_cannot_draw_with_is_refused(why):
+    model = family("gemma2" if why == "capped" else "llama", "auto", "auto")
+    if why == "penalty":
+        model.transformer.generation_config.repetition_penalty = 1.2
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"),
+        pytest.raises(KDError, match=r"cannot draw, .*: write engine: Generate"),
+    ):
+        ContinuousBatching().draw(model, draws(2))
+
+
+@pytest.mark.parametrize("kind", sorted(PACKS - {"gemma2"}))
+def test_every_family_draws_what_generate_draws(kind):
+    """Windows shorter than the answers, experts, learned positions."""
+    model = family(kind, "auto", "auto")
+    if kind in ("gpt2", "gpt_neox", "opt"):
+        del model.transformer.config.num_key_value_heads  # the tests' own setting, not theirs
+    asked = draws(5, temperature=1.0)
+    want = Generate().draw(model, asked)
+    got = ContinuousBatching(rows=3, batch_tokens=48).draw(model, asked)
+    assert [g.tokens for g in got] == [w.tokens for w in want]
+    for g, w in zip(got, want, strict=True):
+        assert g.logprobs == pytest.approx(w.logprobs, abs=1e-5)
+
+
+def test_adapters_draw_too_and_switched_off_ones_do_not():
+    student = build_student(StudentSpec(path=kit.folders()[0], lora=LoraSpec(rank=4)), tokenizer())
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    asked = draws(4, temperature=1.0)
+    engine = ContinuousBatching()
+    found = engine.draw(student, asked)
+    assert [d.tokens for d in found] == [d.tokens for d in Generate().draw(student, asked)]
+    with student.model.disable_adapter():
+        without = engine.draw(student, asked)
+    plain = Generate().draw(kit.model(kit.folders()[0], double=False), asked)
+    assert [d.tokens for d in without] == [d.tokens for d in plain] != [d.tokens for d in found]
