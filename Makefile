@@ -33,7 +33,7 @@ format: setup
 	$(BIN)/ruff format .
 
 BENCH := .venv-bench
-BENCHMARKS := loss memory accuracy step packing cache overhead server cross_checks on_policy_peers on_policy_stories
+BENCHMARKS := loss memory accuracy step packing cache overhead server cross_checks on_policy_peers on_policy_stories drawing
 
 bench-peers: $(BENCH)/.ready ## an environment with the peers that benchmarks are held against
 

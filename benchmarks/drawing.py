@@ -144,7 +144,9 @@ def main(arguments: list[str] | None = None) -> Report:
     sizes = asked.sizes or (list(SIZES)[1:] if full else ["tiny"])
     room = asked.room or (128 if full else 24)
     report = Report(
-        "drawing", f"Drawing answers of at most {room} tokens, one thread", preset=asked.preset
+        "drawing",
+        f"Random Llamas draw answers of at most {room} tokens, one thread",
+        preset=asked.preset,
     )
     os.environ["PYTHONHASHSEED"] = "0"
     panels: dict[str, dict[str, float]] = {}
