@@ -200,7 +200,7 @@ def _decoded(
     decoding.keep(which)
     scores = decoding.scores[which]
     last = torch.zeros(scores.shape[1], dtype=torch.bool)
-    last[list(ends)] = True
+    last[[end for end in ends if end < len(last)]] = True
     rows = torch.arange(len(ids))
     over = torch.zeros(len(ids), dtype=torch.bool)
     for step in range(steps):

@@ -116,6 +116,7 @@ def run(manager: Any, transformer: Any, attention: Callable[[], None]) -> None:
     attention()
     processor = manager._create_batch_processor()
     processor.__class__ = _quiet(type(processor))
+    processor.inputs_and_outputs.compute_stream = None  # behind the optimizer's step, as all else
     manager.batch_processor = processor
     try:
         while processor.prepare_next_batch():
