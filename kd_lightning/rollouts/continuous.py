@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +25,6 @@ from kd_lightning.types import Sampling
 
 PAGE = 32
 """Tokens of a page of the cache."""
-PROCESSORS = "transformers.generation.continuous_batching.cb_logits_processors"
 BITS = 2**31
 """Numbers of [0, 1) go to the device as integers below this."""
 
@@ -34,13 +32,13 @@ BITS = 2**31
 class ContinuousBatching(Engine):
     """A row that has ended makes room for the next one: for answers of very unlike lengths.
 
-    The weights are the model's own, as they are at the moment. transformers draws all requests from
-    one generator; here a processor of ours picks each token by the request's own number, so that an
-    answer is that of `Generate` up to rounding, wherever its row is, and a resumed run the
-    undisturbed one. Log-probabilities come from a forward pass over the finished answers.
+    The weights are the model's own, as they are at the moment; the cache is dropped after every
+    drawing. transformers draws all requests from one generator; here a processor of ours picks each
+    token by the request's own number, so that an answer is that of `Generate` up to rounding
+    (`Auto` says what that means), wherever its row is, and a resumed run the undisturbed one.
 
-    On a CPU it is slower than `Generate` (docs/architecture.md), which stays the default; on a GPU
-    it was not measured. It refuses sharded weights, and rollouts that change the scores.
+    `Auto` says where it is the quicker on a CPU; on a GPU it was not measured. It refuses sharded
+    weights, autocast, capped attention, generation settings and rollouts that change the scores.
     """
 
     def __init__(self, rows: int = 64, batch_tokens: int = 512) -> None:
@@ -125,8 +123,8 @@ def lack(model: CausalLM) -> str | None:
     """Why continuous batching cannot draw with a model now; None: it can."""
     text = model.transformer.config.get_text_config()
     changes = drawing.changes(model)
-    if importlib.util.find_spec(PROCESSORS) is None:
-        return "this transformers has no continuous batching with processors of its own (5.23 has)"
+    if not paged.known():
+        return "this transformers batches in another way than 5.23, for which it was written"
     if model.placement is not None:
         return "its weights are sharded"
     if text.model_type not in PACKS:
@@ -162,7 +160,7 @@ class Numbers:
 
 def picking_by(numbers: Numbers, kind: Sampling, vocab: int) -> Any:
     """A processor that leaves to each request its token; greedy requests keep their scores."""
-    base: Any = importlib.import_module(PROCESSORS).ContinuousBatchingLogitsProcessor
+    base: Any = paged.module("cb_logits_processors").ContinuousBatchingLogitsProcessor
 
     class Picking(base):  # type: ignore[misc]
         supported_kwargs: dict[str, type] = {}  # noqa: RUF012 (as transformers has it)

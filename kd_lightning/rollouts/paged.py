@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,36 @@ from transformers import AttentionInterface
 
 NAME = "by_request"
 """Of the attention, as transformers calls it; it takes no mask, so that none is made."""
+USED = {
+    ("continuous_api", "ContinuousBatchingManager"): ("_create_batch_processor", "add_request"),
+    ("continuous_api", "ContinuousBatchProcessor"): (
+        "prepare_next_batch", "_generation_step", "update_batch",
+    ),
+    ("input_outputs", "ContinuousBatchingIOs"): ("prepare_batch_tensors",),
+    ("cb_logits_processors", "ContinuousBatchingLogitsProcessor"): (
+        "fill_defaults", "prepare_tensor_args",
+    ),
+    ("cache", "PagedAttentionCache"): ("update",),
+}  # fmt: skip
+"""What is used of transformers beyond its documentation."""
+
+
+def module(name: str) -> Any:
+    """A part of transformers' continuous batching."""
+    return importlib.import_module(f"transformers.generation.continuous_batching.{name}")
+
+
+@functools.cache
+def known() -> bool:
+    """Whether the installed transformers has all that is used of it."""
+    try:
+        return all(
+            hasattr(getattr(module(where), kind), name)
+            for (where, kind), names in USED.items()
+            for name in names
+        )
+    except (ImportError, AttributeError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from kd_lightning.models.attention import PACKS
 from kd_lightning.models.causal import build_student
 from kd_lightning.models.drawing import Draw
 from kd_lightning.models.spec import LoraSpec, StudentSpec
+from kd_lightning.rollouts import paged
 from kd_lightning.rollouts.continuous import ContinuousBatching
 from kd_lightning.rollouts.engines import Generate
 from kd_lightning.rollouts.from_student import FromStudent
@@ -137,3 +138,14 @@ def test_adapters_draw_too_and_switched_off_ones_do_not():
         without = engine.draw(student, asked)
     plain = Generate().draw(kit.model(kit.folders()[0], double=False), asked)
     assert [d.tokens for d in without] == [d.tokens for d in plain] != [d.tokens for d in found]
+
+
+def test_another_transformers_is_said_to_be_another(monkeypatch):
+    """A name that is used and is gone; the names are all there in the present one."""
+    assert paged.known()
+    gone = {**paged.USED, ("cache", "PagedAttentionCache"): ("update", "renamed")}
+    monkeypatch.setattr(paged, "USED", gone)
+    assert not paged.known.__wrapped__()
+    monkeypatch.setattr(paged, "known", lambda: False)
+    with pytest.raises(KDError, match=r"another way than 5\.23"):
+        ContinuousBatching().draw(kit.model(kit.folders()[0]), draws(1))
