@@ -196,9 +196,13 @@ def _decoded(
     out = torch.cat([ids, ids.new_zeros(len(ids), steps)], 1)
     both = torch.stack([ids, mask])
     (each, seen), which = both.unique(dim=1, return_inverse=True)  # type: ignore[no-untyped-call]
+    if len(each) == len(ids):
+        each, seen, which = ids, mask, None
     decoding = recorded.Decoding(model, each, seen, steps)
-    decoding.keep(which)
-    scores = decoding.scores[which]
+    scores = decoding.scores
+    if which is not None:
+        decoding.keep(which)
+        scores = scores[which]
     last = torch.zeros(scores.shape[1], dtype=torch.bool)
     last[[end for end in ends if end < len(last)]] = True
     rows = torch.arange(len(ids))

@@ -123,7 +123,8 @@ class Begun:
 
     def keep(self, rows: Tensor) -> None:
         """These rows `[b]` alone."""
-        self._slots = [each[rows] for each in self._slots]
+        for i, each in enumerate(self._slots):  # the former ones go as the new ones come
+            self._slots[i] = each[rows]
         self._positions, self._seen = self._positions[rows], self._seen[rows]
 
 

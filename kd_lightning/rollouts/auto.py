@@ -15,7 +15,7 @@ from kd_lightning.rollouts.paged import whole
 
 FEW = 16
 """Answers below which too few end early for their room to be worth filling."""
-SMALL = 1_000_000
+SMALL = 250_000
 """Parameters below which continuous batching's own work is as much as the model's."""
 
 
