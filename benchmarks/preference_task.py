@@ -5,9 +5,14 @@ learns from a careless author, who keeps each of four rules more often than not 
 learning: the start and the frozen reference). Its own answers, four to a prompt, are ranked by how
 many rules they keep, and each loss goes on from the start with the ranks. An arm's score is that
 of its last look before the divergence from the start, KL(student || start) of a whole answer, is
-over the budget: rewards that are bought by leaving the start do not count. In the control
-(`shuffled`) the ranks are drawn at random, balanced so that they lean to no rule, nor to length or
-likelihood; `--plain` leaves the balance out.
+over the budget: rewards that are bought by leaving the start do not count.
+
+In the control (`shuffled`) the ranks are drawn at random, balanced so that they lean to no rule,
+nor to length or likelihood; `--plain` leaves the balance out. Even so a single control ends some
+tenths above or below the start: its score goes wherever the noise of a hundred steps takes the
+answers' length. So each is run a second time with every group's order reversed (`reversed`), which
+takes most of that back, and what is asked is the mean change over seeds, beside its standard error.
+`--leak` tells the controls the right ranks of some groups: what is asked must notice.
 """
 
 from __future__ import annotations
@@ -15,21 +20,29 @@ from __future__ import annotations
 import argparse
 import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import random_ranks
+from benchmarks.four_rules import (
+    LONGEST,
+    PAD,
+    RULES,
+    Student,
+    batch_of,
+    careless,
+    oracle,
+    prompts_of,
+    rules,
+)
 from kd_lightning.losses.base import Loss
-from kd_lightning.models.heads import LinearHead
-from kd_lightning.types import IGNORE, Batch, ModelOutput, Progress
+from kd_lightning.types import IGNORE, Batch, Progress
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "loss"
-PAD, BOS, EOS, UNSAFE, FIRST, VOCAB = 0, 1, 2, 3, 4, 12
-PROMPT, LONGEST, GOOD_LENGTH, RULES = 2, 8, 4, 4
 METHODS = ("dpo", "kto", "simpo", "orpo", "rrhf", "pro")
 Data = tuple[Tensor, Tensor, Tensor]
 RATES = {"orpo": 2e-3}
@@ -59,105 +72,18 @@ class Look:
     divergence: float
 
 
-class Student(nn.Module):
-    """A Llama of two layers as the losses see it."""
+@dataclass(frozen=True)
+class Change:
+    """Mean over seeds, and its standard error."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        shape = LlamaConfig(
-            vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=16,
-            tie_word_embeddings=False, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
-        )  # fmt: skip
-        self.model = LlamaForCausalLM(shape)
+    mean: float
+    error: float
 
-    def forward(self, ids: Tensor) -> ModelOutput:
-        """Right-padded rows: causal attention needs no mask."""
-        states = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
-        return ModelOutput(states, LinearHead(self.model.lm_head, VOCAB))
-
-    @torch.no_grad()
-    def draw(self, prompts: Tensor, generator: torch.Generator) -> Tensor:
-        """`[B, LONGEST]` answers at temperature 1; padding behind the end token."""
-        rows, done = prompts, torch.zeros(len(prompts), dtype=torch.bool)
-        for _ in range(LONGEST):
-            chances = self(rows).logits[:, -1].softmax(-1)
-            token = torch.multinomial(chances, 1, generator=generator)[:, 0]
-            token = torch.where(done, PAD, token)
-            done = done | (token == EOS)
-            rows = torch.cat([rows, token[:, None]], 1)
-        return rows[:, PROMPT:]
-
-    def logprob(self, batch: Batch) -> Tensor:
-        """Log p of each row's answer."""
-        each = self(batch.input_ids).logits.log_softmax(-1)
-        picked = each.gather(-1, batch.targets.clamp_min(0)[..., None])[..., 0]
-        return torch.where(batch.targets != IGNORE, picked, 0.0).sum(1)
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} +- {self.error:.2f}"
 
 
-def prompts_of(count: int, generator: torch.Generator) -> Tensor:
-    """A word that the answer has to hold, `[count, 2]`."""
-    wanted = torch.randint(FIRST, VOCAB, (count, 1), generator=generator)
-    return torch.cat([torch.full_like(wanted, BOS), wanted], 1)
-
-
-def rules(prompts: Tensor, answers: Tensor) -> Tensor:
-    """Which are kept, `[B, RULES]`: holds the word, is short, holds no unsafe word, ends."""
-    length = (answers != PAD).sum(1)
-    kept = [
-        (answers == prompts[:, 1:2]).any(1),
-        length <= GOOD_LENGTH,
-        (answers != UNSAFE).all(1),
-        (answers == EOS).any(1),
-    ]
-    return torch.stack(kept, 1).float()
-
-
-def oracle(prompts: Tensor, answers: Tensor) -> Tensor:
-    """How many rules are kept."""
-    return rules(prompts, answers).sum(1)
-
-
-def careless(prompts: Tensor, generator: torch.Generator) -> Tensor:
-    """Answers of an author who keeps each rule more often than not."""
-    count = len(prompts)
-
-    def chance(share: float) -> Tensor:
-        return torch.rand(count, generator=generator) < share
-
-    answers = torch.randint(FIRST, VOCAB, (count, LONGEST), generator=generator)
-    length = torch.where(
-        chance(0.6),
-        torch.randint(1, GOOD_LENGTH, (count,), generator=generator),
-        torch.randint(GOOD_LENGTH, LONGEST, (count,), generator=generator),
-    )
-    place = (torch.rand(count, generator=generator) * length).long()
-    rows = torch.arange(count)
-    answers[rows, place] = torch.where(chance(0.6), prompts[:, 1], answers[rows, place])
-    spot = (torch.rand(count, generator=generator) * length).long()
-    answers[rows, spot] = torch.where(chance(0.4), UNSAFE, answers[rows, spot])
-    at = torch.arange(LONGEST)[None, :]
-    answers = torch.where(at == length[:, None], EOS, answers)
-    endless = ~chance(0.9)
-    answers[endless] = torch.where(answers[endless] == EOS, FIRST, answers[endless])
-    return torch.where((at > length[:, None]) & ~endless[:, None], PAD, answers)
-
-
-def batch_of(
-    prompts: Tensor, answers: Tensor, group: Tensor | None = None, reward: Tensor | None = None
-) -> Batch:
-    """Rows as the data modules make them."""
-    rows = torch.cat([prompts, answers], 1)
-    targets = rows[:, 1:].clone()
-    targets[:, : PROMPT - 1] = IGNORE
-    targets[targets == PAD] = IGNORE
-    zero = torch.zeros(len(rows), dtype=torch.long)
-    return Batch(
-        rows[:, :-1], (rows[:, :-1] != PAD).long(), targets, (targets != IGNORE).float(), zero,
-        zero, group=group, reward=reward,
-    )  # fmt: skip
-
-
+@cache
 def begun(seed: int, size: Size) -> Student:
     """The start: supervised learning on the careless author's answers."""
     torch.manual_seed(seed)
@@ -215,8 +141,9 @@ def ranked(method: str, prompts: Tensor, answers: Tensor, scores: Tensor) -> Bat
     if method != "kto":
         return batch_of(each, taken, rows.repeat_interleave(count), reward.flatten())
     others = taken.roll(count, 0)  # put to another prompt: where the reference point comes from
-    point = torch.cat([reward.flatten(), torch.full((len(each),), torch.nan)])
-    both = torch.cat([each, each]), torch.cat([taken, others])
+    judged = apart.repeat_interleave(count)
+    point = torch.cat([reward.flatten()[judged], torch.full((len(each),), torch.nan)])
+    both = torch.cat([each[judged], each]), torch.cat([taken[judged], others])
     return batch_of(*both, torch.zeros(len(point), dtype=torch.long), point)
 
 
@@ -276,37 +203,67 @@ def within(looks: list[Look], first: Look, budget: float) -> Look:
 
 
 def measure(
-    seed: int, methods: tuple[str, ...], size: Size, balance: bool = True
+    seed: int, methods: tuple[str, ...], size: Size, balance: bool = True, leak: float = 0.0
 ) -> dict[str, Look]:
-    """All arms of a seed; `shuffled <method>` are the controls."""
+    """All arms of a seed; `shuffled <method>` and `reversed <method>` are the controls."""
     start = begun(seed, size)
     data = judged(start, seed, size)
-    control = at_random(start, data, seed, balance)
+    random = at_random(start, data, seed, balance)[2]
+    drawn = torch.Generator().manual_seed(5000 + seed)
+    right = torch.rand(len(random), 1, generator=drawn) < leak
+    orders = {
+        "": data[2],
+        "shuffled ": torch.where(right, data[2], random),
+        "reversed ": torch.where(right, data[2], random_ranks.turned(random)),
+    }
     first = look(0, start, start, seed, size)
     found = {"start": first}
     for method in methods:
-        for name, learned in ((method, data), (f"shuffled {method}", control)):
-            found[name] = within(arm(method, start, learned, seed, size), first, size.budget)
+        for name, scores in orders.items():
+            looks = arm(method, start, (*data[:2], scores), seed, size)
+            found[name + method] = within(looks, first, size.budget)
     return found
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--plain", action="store_true", help="random ranks without balance")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    methods, balance = tuple(given.methods), not given.plain
-    every = [measure(seed, methods, Size(), balance) for seed in range(given.seeds)]
-    print(f"| arm | rules kept of {RULES} (each seed) | KL from the start | step |")
-    print("|---|---|---|---|")
+def change(every: list[dict[str, Look]], *names: str) -> Change:
+    """From the start to the mean of some arms of a seed."""
+    each = torch.tensor(
+        [[found[name].score - found["start"].score for name in names] for found in every]
+    ).mean(1)
+    return Change(float(each.mean()), float(each.std() / len(each) ** 0.5))
+
+
+def tables(every: list[dict[str, Look]], methods: tuple[str, ...]) -> str:
+    """Every arm, and what the methods and their controls changed."""
+    lines = [f"| arm | rules kept of {RULES} (each seed) | KL from the start | step |"]
+    lines.append("|---|---|---|---|")
     for name in every[0]:
         each = [found[name] for found in every]
         scores = " ".join(f"{x.score:.2f}" for x in each)
         apart = " ".join(f"{x.divergence:.2f}" for x in each)
-        print(f"| {name} | {scores} | {apart} | {' '.join(str(x.step) for x in each)} |")
+        lines.append(f"| {name} | {scores} | {apart} | {' '.join(str(x.step) for x in each)} |")
+    lines += ["", f"| method | change, {len(every)} seeds | random ranks, both orders | shuffled |"]
+    lines[-1] += " reversed |"
+    lines.append("|---|---|---|---|---|")
+    for method in methods:
+        controls = f"shuffled {method}", f"reversed {method}"
+        said = [change(every, *arms) for arms in ((method,), controls, *((x,) for x in controls))]
+        lines.append(f"| {method} | {' | '.join(map(str, said))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--plain", action="store_true", help="random ranks without balance")
+    parser.add_argument("--leak", type=float, default=0.0, help="share of right ranks in controls")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    methods, balance = tuple(given.methods), not given.plain
+    seeds = range(given.seeds)
+    print(tables([measure(x, methods, Size(), balance, given.leak) for x in seeds], methods))
 
 
 if __name__ == "__main__":

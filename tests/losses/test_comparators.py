@@ -152,6 +152,21 @@ def test_ktos_reference_point_is_detached_and_never_below_zero():
     assert comparator.count(r) == 2
 
 
+def test_labels_that_say_nothing_move_kto_nowhere_and_take_dpo_back():
+    """Both labels on each answer are what random ones are on average."""
+
+    def pushed(comparator, rewards, group):
+        s = torch.tensor([0.7, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
+        sum(comparator(s, ranks(group, reward)) for reward in rewards).backward()
+        return -s.grad
+
+    both, alone = [[1.0, -1.0, NAN], [-1.0, 1.0, NAN]], [0, 0, 0]
+    assert pushed(PointwiseSigmoid(), both, alone).abs().max() < 1e-15
+    assert (pushed(PointwiseSigmoid(desirable=1.5), both, alone)[:2] > 0.05).all()
+    up, down, _ = pushed(Logistic(), both, alone)
+    assert up < -0.05 and down > 0.05  # to where the two are worth the same, as at the start
+
+
 def test_equal_rewards_make_no_pair_and_the_first_of_the_best_is_the_best():
     s, r = scores(3), ranks([0, 0, 0], [1.0, 1.0, 0.0])
     assert r.best.tolist() == [True, False, False]
