@@ -23,13 +23,17 @@ from lightning.pytorch import Trainer
 from benchmarks.tracks import LENGTH, Counting, Tracks, after_an_error
 from kd_lightning.distiller import Distiller
 from kd_lightning.losses.base import Loss
+from kd_lightning.losses.contrastive_skew import ContrastiveSkew
 from kd_lightning.losses.jensen_shannon import JensenShannon
 from kd_lightning.losses.kl import ForwardKL, ReverseKL
 from kd_lightning.losses.sft import CrossEntropy
+from kd_lightning.losses.skew import SkewForwardKL
 from kd_lightning.models.causal import build_student
 from kd_lightning.models.spec import StudentSpec
 from kd_lightning.optim import WarmupCosine
 from kd_lightning.rollouts.base import Rollout
+from kd_lightning.rollouts.beside import Beside
+from kd_lightning.rollouts.from_data import FromData
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.types import Sampling
@@ -63,6 +67,11 @@ def own() -> FromStudent:
     return FromStudent(sampling=DRAWN, document_prompt=GIVEN)
 
 
+def both() -> Beside:
+    """The tracks of the data, and the student's own."""
+    return Beside([FromData(), own()])
+
+
 ARMS = {
     "off-policy SFT": Arm(CrossEntropy),
     "off-policy forward KL": Arm(ForwardKL),
@@ -70,6 +79,9 @@ ARMS = {
     "on-policy forward KL": Arm(ForwardKL, own()),
     "on-policy reverse KL": Arm(ReverseKL, own()),
     "GKD 0.5 JSD": Arm(JensenShannon, Mixed(0.5, own())),
+    "off-policy skew KL": Arm(SkewForwardKL),
+    "DistiLLM-2": Arm(ContrastiveSkew, both()),
+    "DistiLLM-2, shuffled teacher": Arm(ContrastiveSkew, both(), shuffled=True),
     "on-policy forward KL, shuffled teacher": Arm(ForwardKL, own(), shuffled=True),
 }
 
