@@ -51,7 +51,7 @@ $(VLLM)/.ready: benchmarks/vllm.txt benchmarks/vllm_named.py pyproject.toml
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install -qq torch==2.13.0
 	$(VLLM)/bin/python -m pip install -qq --no-deps --requirement benchmarks/vllm.txt
-	$(VLLM)/bin/python -m pip install -qq --constraint benchmarks/vllm.txt --editable .
+	$(VLLM)/bin/python -m pip install -qq --constraint benchmarks/vllm.txt --editable ".[server]" pytest
 	$(VLLM)/bin/python benchmarks/vllm_named.py
 	touch $@
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,31 @@ class SyncRolloutWeights(Callback):
     folder, `<run>/<folder>/step-N`, and the engines are told to load it; the folder before is then
     removed. Each has a name of its own, so no reader sees a half-written one or keeps an old one.
     How many steps old the weights of a drawing are is logged as `train/rollout/stale_steps`.
+
+    That an engine took the weights is not believed but seen: after the 1st, 2nd, 4th, 8th ... time
+    it draws a few tokens, whose log-probabilities are held against the student's. The mean
+    difference is logged as `train/rollout/engine_apart`.
     """
 
-    def __init__(self, every: int = 1, folder: str = "rollout_weights") -> None:
+    def __init__(
+        self, every: int = 1, folder: str = "rollout_weights", limit: float | None = 0.1
+    ) -> None:
         """Store the settings.
 
         Args:
             every: Optimizer steps between two of them; 1: answers are always the present student's.
             folder: Below the run's; engines on other machines must see it.
+            limit: The most that an engine may differ from the student whose weights it has just
+                been given, in nats per token. None: do not compare.
         """
         if every < 1:
             raise KDError(f"SyncRolloutWeights: every must be at least 1, not {every}")
+        if limit is not None and not limit > 0:
+            raise KDError(f"SyncRolloutWeights: limit must be greater than 0, not {limit}")
         self.every = every
         self.folder = folder
+        self.limit = limit
+        self._times = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._sync(trainer, pl_module)
@@ -69,6 +81,11 @@ class SyncRolloutWeights(Callback):
         for engine in engines(pl_module):
             engine.close()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
     def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, load, forget the former; collective."""
         found = engines(pl_module)
@@ -87,6 +104,9 @@ class SyncRolloutWeights(Callback):
         for engine in found:
             if engine.everywhere or trainer.is_global_zero:
                 engine.load(target)
+        self._times += 1
+        if student is not None and self._times & (self._times - 1) == 0:
+            self._compare(trainer, found, student)
         trainer.strategy.barrier("rollout weights loaded")
         for engine in found:
             engine.loaded = step
@@ -94,6 +114,21 @@ class SyncRolloutWeights(Callback):
             for former in place.iterdir():
                 if former != target:
                     shutil.rmtree(former)
+
+    def _compare(self, trainer: Trainer, found: Sequence[ServedEngine], student: CausalLM) -> None:
+        """Refuse an engine that does not have the weights that it was given."""
+        if self.limit is None or not trainer.is_global_zero:
+            return
+        apart = max(engine.apart(student) for engine in found)
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/rollout/engine_apart": apart}, trainer.global_step)
+        if not apart <= self.limit:
+            raise KDError(
+                f"after it was given the student's weights, the engine's log-probabilities differ "
+                f"from the student's by {apart:.2f} nats a token (limit {self.limit:g}): it serves "
+                "another model, or did not take all weights (vLLM's build for processors keeps a "
+                "tied head as it was: train with tie_word_embeddings: false there)"
+            )
 
 
 def write(student: CausalLM, target: Path) -> None:

@@ -13,9 +13,15 @@ from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.models.generation import end_tokens
 from kd_lightning.models.scoring import scored_answers
 from kd_lightning.rollouts.chance import number
-from kd_lightning.rollouts.engines import Before, Engine
+from kd_lightning.rollouts.engines import Before, Engine, room
+from kd_lightning.types import Sampling
 
 Told = Literal["engine", "student"]
+
+WORDS = " ".join(map(str, range(1, 40)))
+"""A text in any tokenizer, by which an engine is compared with the student."""
+PROMPT, ANSWER, ANSWERS = 40, 16, 4
+"""Tokens of it, tokens of each answer to it, answers."""
 
 
 class ServedEngine(Engine, ABC):
@@ -69,6 +75,24 @@ class ServedEngine(Engine, ABC):
         if self.logprobs == "student":
             return self._scored(model, draws, made)
         return made
+
+    def apart(self, model: CausalLM) -> float:
+        """How far the engine's log-probabilities are from a model's, in nats a token, on average.
+
+        Over the tokens of a few drawn answers. With the same weights: rounding.
+        """
+        prompt = tuple(model.tokenizer.encode(WORDS))[:PROMPT]
+        how = Sampling(ANSWER, temperature=1.0)
+        wide = room(model, prompt, ANSWER)
+        draws = [Draw(prompt, how, wide, number) for number in range(ANSWERS)]
+        made = self.drawn(draws, end_tokens(model.transformer, model.tokenizer))
+        own = scored_answers(model, [(prompt, each.tokens) for each in made])
+        gaps = [
+            abs(a - b)
+            for each, told in zip(made, own, strict=True)
+            for a, b in zip(each.logprobs, told, strict=True)
+        ]
+        return sum(gaps) / len(gaps)
 
     def _scored(self, model: CausalLM, draws: Sequence[Draw], made: Sequence[Drawn]) -> list[Drawn]:
         """The same answers with what the student itself says of their tokens."""

@@ -33,7 +33,7 @@ class VLLMColocated(ServedEngine):
         Args:
             memory_share: Of the device's memory that vLLM may take while it draws.
             logprobs: As for VLLMServer.
-            sleep: Whether it gives weights and cache back between drawings.
+            sleep: Whether it gives weights and cache back between drawings (not on a processor).
             settings: Further arguments of `vllm.LLM` (`max_model_len`, `dtype`).
         """
         super().__init__(logprobs)
@@ -47,13 +47,7 @@ class VLLMColocated(ServedEngine):
     def load(self, folder: Path) -> None:
         path = str(folder.resolve())
         if self._llm is None:
-            self._llm = _vllm().LLM(
-                model=path,
-                gpu_memory_utilization=self.memory_share,
-                enable_sleep_mode=self.sleep,
-                logprobs_mode="raw_logprobs",
-                **(self.settings or {}),
-            )
+            self._llm = self._made(path)
         else:
             if self.sleep:
                 self._llm.wake_up(tags=["weights"])
@@ -63,6 +57,26 @@ class VLLMColocated(ServedEngine):
             self._llm.reset_prefix_cache()
         self._asleep = False
         self._rest()
+
+    def _made(self, path: str) -> Any:
+        try:
+            return _vllm().LLM(
+                model=path,
+                gpu_memory_utilization=self.memory_share,
+                enable_sleep_mode=self.sleep,
+                logprobs_mode="raw_logprobs",
+                **(self.settings or {}),
+            )
+        except ValueError as error:
+            if "sleep mode" not in str(error).lower():
+                raise
+            raise KDError(
+                "vLLM has no sleep mode on this device: write engine.init_args.sleep: false"
+            ) from error
+
+    def close(self) -> None:
+        """Give vLLM's memory back; `load` begins anew."""
+        self._llm = self.loaded = None
 
     def drawn(self, requests: Sequence[Draw], ends: list[int]) -> list[Drawn]:
         vllm = _vllm()

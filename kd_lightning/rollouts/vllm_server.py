@@ -13,7 +13,7 @@ from kd_lightning.models.drawing import Draw, Drawn
 from kd_lightning.rollouts.served import ServedEngine, Told, checked, seed_of
 from kd_lightning.teachers.generator import GeneratorError
 from kd_lightning.teachers.remote.budget import Budget, Ledger
-from kd_lightning.teachers.remote.calls import Caller, Patience
+from kd_lightning.teachers.remote.calls import Caller, Patience, message
 from kd_lightning.teachers.remote.failures import ExchangeError, RequestError
 from kd_lightning.teachers.remote.flight import Flight, Loop
 from kd_lightning.teachers.remote.pace import Pace
@@ -125,16 +125,29 @@ class VLLMServer(ServedEngine):
     # ---- weights ------------------------------------------------------------------------------
 
     def load(self, folder: Path) -> None:
-        """Between two drawings: what is cached of prompts belongs to the weights before."""
+        """Between two drawings: what is cached of prompts belongs to the weights before.
+
+        Where it fails the server stays paused, so that it answers nobody with half of them.
+        """
         loop, _ = self._opened()
         path = str(folder.resolve())
         loop.run(self._told("/pause?mode=wait"))
         reload = {"method": "reload_weights", "kwargs": {"weights_path": path}}
-        loop.run(self._told("/collective_rpc", reload))
-        loop.run(self._told("/reset_prefix_cache"))
+        try:
+            loop.run(self._told("/collective_rpc", reload))
+        except GeneratorError as error:
+            raise GeneratorError(
+                f"{error}; it has no whole weights now: let its machine see {path}, and start it "
+                "again on a model like the student"
+            ) from None
+        if loop.run(self._told("/reset_prefix_cache")).get("success") is False:
+            raise GeneratorError(
+                f"{self.url} keeps what it cached of prompts with the weights before (success: "
+                "false of /reset_prefix_cache): start it with --no-enable-prefix-caching"
+            )
         loop.run(self._told("/resume"))
 
-    async def _told(self, path: str, body: dict[str, Any] | None = None) -> None:
+    async def _told(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         assert self._caller is not None
         transport = self._caller.transport
         admin = Transport(
@@ -144,6 +157,7 @@ class VLLMServer(ServedEngine):
         try:
             data = json.dumps(body or {}).encode()
             answer = await admin.exchange(path, data, self.reload_seconds)
+            told = answer.json() if answer.status == 200 and answer.body else {}
         except (ExchangeError, RequestError) as error:
             raise GeneratorError(
                 f"{self.url} does not take new weights ({path}): {error}"
@@ -156,10 +170,11 @@ class VLLMServer(ServedEngine):
                 "VLLM_SERVER_DEV_MODE=1"
             )
         if answer.status != 200:
-            told = transport.clean(answer.body[:300].decode("utf-8", "replace"))
+            why = transport.clean(message(answer))
             raise GeneratorError(
-                f"{self.url} does not take new weights ({path}, status {answer.status}): {told}"
+                f"{self.url} does not take new weights ({path}, status {answer.status}): {why}"
             )
+        return told
 
     def close(self) -> None:
         if self._loop is not None and self._caller is not None and self._loop.pid == os.getpid():

@@ -88,8 +88,9 @@ class ServerTeacher(Teacher):
             logprobs: Whether it tells log-probabilities; auto: asked when it is opened (up to
                 three requests of one token).
             top_logprobs: Likeliest tokens that options of a choice are looked for in.
-            tokenizer_path: Folder or hub name of its tokenizer: given texts are then sent as ids,
-                cut as a local teacher cuts them. None: the server cuts them.
+            tokenizer_path: Folder or hub name of its tokenizer: texts to go on with and given texts
+                are then sent as ids, cut and begun as a local teacher does. None: the server cuts
+                them.
             template: With `tokenizer_path`, chat template: auto (its own), plain, or a jinja file.
             template_arguments: Further arguments for the template (`enable_thinking: false`).
             concurrency: Requests in flight.

@@ -1,7 +1,7 @@
 """Engines that draw elsewhere: the loop of drawing, training and bringing weights, on a double.
 
-Real vLLM does not run here: what is shown is that our side says and reads what its reference
-documents, in the right order, and that the weights arrive.
+What is shown is that our side says and reads what vLLM 0.32.0 does, in the right order, and that
+the weights arrive; test_vllm_real.py shows the same with vLLM itself.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 
-import kd_lightning.losses as losses
 from callbacks.sync_rollout_weights import SyncRolloutWeights
-from kd_lightning.distiller import Distiller
 from kd_lightning.errors import KDError
 from kd_lightning.models.spec import LoraSpec, StudentSpec
 from kd_lightning.rollouts.from_student import FromStudent
@@ -28,11 +26,10 @@ from kd_lightning.rollouts.teacher_mixed import TeacherMixed
 from kd_lightning.rollouts.vllm_colocated import VLLMColocated
 from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers.generator import GeneratorError
-from kd_lightning.teachers.local import LocalTeacher
 from kd_lightning.types import IGNORE
 from tests.conftest import ROOT
-from tests.parallel.runs import Losses, trainer
-from tests.rollouts import kit, runs, vllm_double
+from tests.rollouts import kit, vllm_double
+from tests.rollouts.served import column, fit
 from tests.rollouts.test_rollouts import logprobs
 
 
@@ -48,23 +45,6 @@ def engine(url, **more):
     found = VLLMServer(url, retries=1, **more)
     found.loaded = 0
     return found
-
-
-def fit(teacher, folder, rollout, *callbacks, steps=3, **more):
-    """What each step said, its losses, and the run."""
-    torch.manual_seed(3)
-    spec = more.pop("spec", None) or StudentSpec(path=kit.folders()[0])
-    module = Distiller(
-        spec, losses.ReverseKL(), LocalTeacher(teacher), rollout=rollout,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-    )  # fmt: skip
-    seen, said = Losses(module), []
-    settle = rollout.settle
-    rollout.settle = lambda made, fix: (said.append(kit.texts(made)), settle(made, fix))[1]
-    run = trainer(folder, steps, callbacks=list(callbacks))
-    run.loggers = [CSVLogger(folder, flush_logs_every_n_steps=1)]
-    run.fit(module, runs.Rows())
-    return said, seen.values, run
 
 
 # ---- drawing ----------------------------------------------------------------------------------
@@ -142,10 +122,7 @@ def test_weights_every_second_step_are_stale_and_say_so(server, tiny_teacher, tm
     want, _, _ = fit(tiny_teacher, tmp_path / "here", FromStudent(sampling=kit.GREEDY))
     assert said[0] == want[0]
     assert said[1] != want[1], "the second drawing has the weights of the first"
-    path = next((tmp_path / "served").rglob("metrics.csv"))
-    lines = [line.split(",") for line in path.read_text().splitlines()]
-    column = lines[0].index("train/rollout/stale_steps")
-    assert [float(line[column]) for line in lines[1:] if line[column]] == [0.0, 1.0, 0.0]
+    assert column(tmp_path / "served", "train/rollout/stale_steps") == [0.0, 1.0, 0.0]
 
 
 def test_adapters_are_merged_on_the_way(server, tiny_teacher, tmp_path):
@@ -228,9 +205,36 @@ def test_a_server_that_is_not_there_is_named(tiny_teacher, tmp_path):
 def test_a_folder_that_cannot_be_read_is_told(server, tmp_path):
     _, url = server
     found = engine(url)
-    with pytest.raises(GeneratorError, match="status 500"):
+    with pytest.raises(GeneratorError, match=r"status 500\): Call to .* let its machine see /"):
         found.load(tmp_path / "nothing")
     found.close()
+
+
+def test_a_cache_of_prompts_that_stays_is_told(server, tmp_path):
+    made, url = server
+    made.keeps = True
+    found = engine(url)
+    with pytest.raises(GeneratorError, match="no-enable-prefix-caching"):
+        found.load(Path(kit.folders()[0]))
+    found.close()
+
+
+def test_an_engine_that_keeps_other_weights_than_it_was_given_is_refused(
+    server, tiny_teacher, tmp_path, monkeypatch
+):
+    """It says that it took them; only what it draws shows that it did not."""
+    made, url = server
+    reload = made.engine.reload
+    monkeypatch.setattr(made.engine, "reload", lambda folder: None)
+    drawn = FromStudent(sampling=kit.GREEDY, engine=VLLMServer(url))
+    with pytest.raises(KDError, match=r"differ from the student's by .* did not take all weights"):
+        fit(tiny_teacher, tmp_path / "a", drawn, SyncRolloutWeights())
+    fit(tiny_teacher, tmp_path / "b", drawn, SyncRolloutWeights(limit=None), steps=1)
+    monkeypatch.setattr(made.engine, "reload", reload)
+    drawn = FromStudent(sampling=kit.GREEDY, engine=VLLMServer(url))
+    fit(tiny_teacher, tmp_path / "c", drawn, SyncRolloutWeights(), steps=5)
+    told = column(tmp_path / "c", "train/rollout/engine_apart")
+    assert len(told) == 3 and max(told) < 1e-4, "not after 1, 2 and 4 times"
 
 
 def test_weights_that_nobody_brought_are_refused(tiny_teacher, tmp_path):
@@ -260,6 +264,7 @@ def test_without_vllm_the_extra_is_named(tmp_path, monkeypatch):
         lambda: VLLMServer("127.0.0.1:9"),
         lambda: VLLMColocated(memory_share=1.0),
         lambda: SyncRolloutWeights(0),
+        lambda: SyncRolloutWeights(limit=0),
     ],
 )
 def test_what_cannot_be_is_refused(make):

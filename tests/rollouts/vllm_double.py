@@ -1,7 +1,8 @@
 """A stand-in for vLLM: its documented HTTP, and its class, over transformers on a processor.
 
-It is no vLLM. It speaks the fields and the development endpoints that we use as their reference
-describes them, really loads the folders that it is told of, and refuses what vLLM would not allow.
+It is no vLLM. It speaks the fields and the development endpoints that we use as vLLM 0.32.0 does
+(test_vllm_real.py runs against it), really loads the folders that it is told of, and refuses what
+vLLM would not allow.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Server:
         self.paused = False
         self.calls: list[str] = []
         self.bodies: list[dict[str, Any]] = []
+        self.keeps = False
+        """Whether blocks are still held, so that what is cached of prompts stays."""
         self.broken = 0
         """Answers that are yet to be broken off."""
 
@@ -98,7 +101,9 @@ class Server:
             "index": 0,
             "text": "",
             "finish_reason": reason,
+            "stop_reason": ids[-1] if reason == "stop" else None,
             "token_ids": ids if told.get("return_token_ids") else None,
+            "prompt_logprobs": None,
             "logprobs": {
                 "tokens": [str(i) for i in ids],
                 "token_logprobs": values,
@@ -120,13 +125,17 @@ class Server:
         try:
             self.engine.reload(told["kwargs"]["weights_path"])
         except OSError as error:
-            return web.json_response({"error": str(error)}, status=500)
+            del self.engine.model  # vLLM lets go of the former before it reads
+            why = f"Call to collective_rpc method failed: Worker failed with error '{error}'"
+            told = {"message": why, "type": "InternalServerError", "param": None, "code": 500}
+            return web.json_response({"error": told}, status=500)
         return web.json_response({"results": [None]})
 
     async def reset_prefix_cache(self, request: web.Request) -> web.Response:
         self.calls.append("reset_prefix_cache")
-        self.engine.cached = {}
-        return web.Response(status=200)
+        if not self.keeps:
+            self.engine.cached = {}
+        return web.json_response({"success": not self.keeps})
 
     async def resume(self, request: web.Request) -> web.Response:
         self.calls.append("resume")

@@ -145,7 +145,7 @@ class Caller:
     async def _refused(self, answer: Answer) -> None:
         """Raise what the status calls for."""
         status, variable = answer.status, self.transport.key_variable
-        told = self.transport.clean(_message(answer))
+        told = self.transport.clean(message(answer))
         self.counts[f"status {status}"] += 1
         where = self.transport.url
         if status in (401, 403):
@@ -185,7 +185,7 @@ class Caller:
         return [self.transport.clean(str(name)) for name in found if name is not None][:50]
 
 
-def _message(answer: Answer) -> str:
+def message(answer: Answer) -> str:
     """The server's own words about an error."""
     try:
         told: Any = json.loads(answer.body)

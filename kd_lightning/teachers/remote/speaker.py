@@ -196,9 +196,9 @@ class RemoteSpeaker:
             return self.asked.chat(prompt.messages, how, **more)
         if top:
             more |= {"logprobs": top}
-        if not prompt.plain:
-            return self.asked.text(self._rendered(prompt), how, **more)
-        return self.asked.text(prompt.messages[0].content, how, **more)
+        if prompt.plain and self.wording is None:
+            return self.asked.text(prompt.messages[0].content, how, **more)
+        return self.asked.text(self._rendered(prompt), how, **more)
 
     def _rendered(self, prompt: Prompt) -> list[int]:
         if self.wording is None:
