@@ -65,9 +65,13 @@ class Packed:
 
 def worthwhile(batch: Batch, attention: Attention) -> bool:
     """Whether a batch has padding enough."""
-    rows, columns = batch.input_ids.shape
-    padding = rows * columns - sum(batch.lengths)
-    return attention.packs and padding >= max(1, attention.least * rows)
+    return padded(batch.input_ids.shape, sum(batch.lengths), attention)
+
+
+def padded(shape: torch.Size, tokens: int, attention: Attention) -> bool:
+    """Whether a batch of this shape `[B, T]` with so many real tokens has padding enough."""
+    rows, columns = shape
+    return attention.packs and rows * columns - tokens >= max(1, attention.least * rows)
 
 
 def hidden_states(backbone: nn.Module, batch: Batch, attention: Attention) -> Tensor:
@@ -80,6 +84,29 @@ def hidden_states(backbone: nn.Module, batch: Batch, attention: Attention) -> Te
         **_apart(packed, attention),
     )
     return packed.unpacked(output.last_hidden_state)
+
+
+def prompts(transformer: Any, ids: Tensor, mask: Tensor, attention: Attention) -> Any:
+    """Of prompts `[B, P]`, padded anyhow: keys and values of their N tokens, row by row, and the
+    logits behind each prompt `[1, B, V]`.
+    """
+    lengths = mask.sum(1)
+    packed = Packed(
+        input_ids=ids[mask.bool()][None],
+        position_ids=torch.cat([torch.arange(n, device=ids.device) for n in lengths.tolist()])[
+            None
+        ],
+        places=mask.flatten().nonzero()[:, 0],
+        lengths=tuple(lengths.tolist()),
+        shape=(len(ids), ids.shape[1]),
+    )
+    return transformer(
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        use_cache=True,
+        logits_to_keep=lengths.cumsum(0) - 1,
+        **_apart(packed, attention),
+    )
 
 
 def _apart(packed: Packed, attention: Attention) -> Mapping[str, Any]:

@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from kd_lightning.models.attention import PACKS
+from kd_lightning.models import packing
+from kd_lightning.models.attention import PACKS, Attention
 from kd_lightning.models.one_step import Step, plain, weights
 
 if TYPE_CHECKING:
     from kd_lightning.models.causal import CausalLM
 
-BUCKET = 64
-"""Widths are rounded up to a multiple of this."""
+BUCKET = 32
+"""The places that a step looks at grow by so many."""
 SHAPES = ((2, 5, 12), (3, 9, 31), (1, 1, 8))
 """Rows, tokens of the prompt and width that a step is recorded on (the first) and tried on."""
 LEAST = 16
@@ -74,8 +75,7 @@ class Decoding:
         if key not in known:
             known[key] = _record(transformer, plain(transformer, places), self._weights)
         self._step = known[key]
-        width = ids.shape[1]
-        self._batch = Begun(transformer, ids, mask, -(-(width + steps) // BUCKET) * BUCKET)
+        self._batch = Begun(transformer, ids, mask, ids.shape[1] + steps, model.attention)
         self.scores = self._batch.scores
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -90,21 +90,48 @@ class Decoding:
 class Begun:
     """Keys and values of a batch, and where its next tokens stand."""
 
-    def __init__(self, transformer: Any, ids: Tensor, mask: Tensor, width: int) -> None:
-        """Compute the prompts `[B, P]`, padded on the left; `width` places in all."""
+    def __init__(
+        self,
+        transformer: Any,
+        ids: Tensor,
+        mask: Tensor,
+        width: int,
+        attention: Attention | None = None,
+    ) -> None:
+        """Compute the prompts `[B, P]`, padded on the left; `width` places in all.
+
+        `attention`: with it, padding is left out where there is enough of it.
+        """
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        out = transformer(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        self.scores: Tensor = out.logits[:, -1]
         more = width - ids.shape[1]
-        self._slots = [
-            F.pad(x, (0, 0, 0, more))
-            for each in out.past_key_values.layers
-            for x in (each.keys, each.values)
-        ]
-        self._at = torch.tensor([ids.shape[1] - 1])
+        text = transformer.config.get_text_config()
+        apart = (
+            attention is not None
+            and attention.name == text._attn_implementation
+            and getattr(text, "sliding_window", None) is None  # its cache would be cut to one
+            and packing.padded(mask.shape, int(mask.sum()), attention)
+        )
+        self._slots: list[Tensor] = []
+        if apart:
+            assert attention is not None
+            out = packing.prompts(transformer, ids, mask, attention)
+            row, column = mask.nonzero(as_tuple=True)
+            for each in out.past_key_values.layers:
+                for x in (each.keys, each.values):
+                    slot = x.new_zeros(len(ids), width, x.shape[1], x.shape[3])
+                    slot[row, column] = x[0].transpose(0, 1)
+                    self._slots.append(slot.transpose(1, 2).contiguous())
+            self.scores: Tensor = out.logits[0]
+        else:
+            out = transformer(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            for each in out.past_key_values.layers:
+                self._slots += [F.pad(x, (0, 0, 0, more)) for x in (each.keys, each.values)]
+            self.scores = out.logits[:, -1]
+        self._place = ids.shape[1] - 1
+        self._at = torch.tensor([self._place])
         self._positions = positions[:, -1:].clone()
         seen = F.pad(mask, (0, more)).bool()[:, None, None]
         self._free: Any = True
@@ -113,19 +140,32 @@ class Begun:
             hidden = torch.zeros(seen.shape, dtype=kind)
             seen, self._free = hidden.masked_fill_(~seen, torch.finfo(kind).min), 0.0
         self._seen = seen
+        self._part: list[Tensor] = []
+        self._look(0)
 
     def next(self, tokens: Tensor) -> tuple[Any, ...]:
         """What a step takes beside the weights, for one more token of each row `[B]`."""
         self._at += 1
         self._positions += 1
         self._seen.index_fill_(3, self._at, self._free)
-        return self._slots, tokens[:, None], self._at, self._positions, self._seen
+        self._place += 1
+        if self._place >= self._looked:
+            self._look(self._place + 1)
+        return self._part, tokens[:, None], self._at, self._positions, self._shown
 
     def keep(self, rows: Tensor) -> None:
         """These rows `[b]` alone."""
+        self._part = []
         for i, each in enumerate(self._slots):  # the former ones go as the new ones come
             self._slots[i] = each[rows]
         self._positions, self._seen = self._positions[rows], self._seen[rows]
+        self._look(self._looked)
+
+    def _look(self, width: int) -> None:
+        """Show steps the first places, at least so many: what stands behind costs nothing yet."""
+        self._looked = min(-(-width // BUCKET) * BUCKET, self._seen.shape[3])
+        self._part = [each[:, :, : self._looked] for each in self._slots]
+        self._shown = self._seen[..., : self._looked]
 
 
 def _record(transformer: Any, step: Step, values: list[Tensor]) -> Step:

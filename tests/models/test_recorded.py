@@ -8,7 +8,7 @@ from weakref import ref
 import pytest
 import torch
 
-from kd_lightning.models import recorded
+from kd_lightning.models import packing, recorded
 from kd_lightning.models.attention import PACKS
 from kd_lightning.models.drawing import Draw, draw
 from kd_lightning.models.modes import evaluating
@@ -69,8 +69,9 @@ def tiny(kind="llama", attention="auto", window=500):
 
 @pytest.mark.parametrize("kind", sorted(PACKS - recorded.ROUTED))
 def test_every_family_draws_what_generation_draws(kind, played, monkeypatch):
+    """Prompts of very unlike lengths too, whose padding is left out."""
     model = tiny(kind)
-    equal(*both(model, asked(), monkeypatch))
+    equal(*both(model, asked(lengths=(5, 30, 1, 7)), monkeypatch))
     assert len(played) == 1
     assert isinstance(played[0]._step, torch.jit.ScriptFunction)  # not the plain one instead
 
@@ -125,6 +126,16 @@ def test_rows_that_have_ended_leave_the_batch(played, monkeypatch):
     equal(mine, theirs)
     assert len({len(d.tokens) for d in mine}) > 1
     assert len(played[0]._batch._positions) < len(draws)
+
+
+def test_padding_of_unlike_prompts_is_left_out(played, monkeypatch):
+    packed = []
+    prompts = packing.prompts
+    monkeypatch.setattr(packing, "prompts", lambda *a: packed.append(prompts(*a)) or packed[-1])
+    for lengths in ((5, 9, 1, 7), (5, 30, 1, 7)):
+        equal(*both(tiny(), asked(lengths=lengths), monkeypatch))
+    assert len(packed) == 1
+    assert packed[0].past_key_values.layers[0].keys.shape[2] == 43
 
 
 def test_a_prompt_of_several_answers_is_computed_once(played, monkeypatch):
