@@ -70,8 +70,13 @@ def choice(model: CausalLM, draws: Sequence[Draw], before: Before | None = None)
     lacking = lack(model)
     if lacking is not None:
         return lacking
+    transformer = model.transformer
+    if getattr(transformer, "hf_quantizer", None) is not None:
+        return "its weights are quantised"
+    if any(part._compiled_call_impl is not None for part in transformer.modules()):
+        return "its layers are compiled"
     if model.device.type == "cuda":
-        attention = model.transformer.config._attn_implementation
+        attention = transformer.config._attn_implementation
         if not attention.startswith("flash_attention"):
             return f"{attention} reads no pages on CUDA"
         return None
@@ -83,7 +88,7 @@ def choice(model: CausalLM, draws: Sequence[Draw], before: Before | None = None)
         return "its steps are recorded"
     if steps < recorded.LEAST:
         return f"fewer than {recorded.LEAST} tokens"
-    if not whole(model.transformer):
+    if not whole(transformer):
         return "some of its layers see a window alone"
     if model.parameter_count < SMALL:
         return f"fewer than {SMALL:,} parameters"

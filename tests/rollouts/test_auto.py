@@ -45,12 +45,15 @@ def test_recorded_steps_come_first(monkeypatch):
         ("capped", "caps its attention"),
         ("penalty", "repetition_penalty"),
         ("autocast", "autocast"),
+        ("compiled", "compiled"),
     ],
 )
 def test_what_continuous_batching_cannot_do_is_left_to_generate(why, told, unrecorded):
     model = family({"window": "mistral", "capped": "gemma2"}.get(why, "llama"), "auto", "auto")
     if why == "penalty":
         model.transformer.generation_config.repetition_penalty = 1.2
+    if why == "compiled":
+        model.transformer.base_model.layers[0].compile()
     with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
         found = choice(model, draws(15 if why == "few" else 16), list if why == "before" else None)
     assert found is not None and told in found
