@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup quickstart test test-all lint format bench bench-peers vllm clean
+.PHONY: setup quickstart test test-all lint format bench bench-peers vllm sglang clean
 
 setup: $(VENV)/.ready
 
@@ -53,6 +53,16 @@ $(VLLM)/.ready: benchmarks/vllm.txt benchmarks/vllm_named.py pyproject.toml
 	$(VLLM)/bin/python -m pip install -qq --no-deps --requirement benchmarks/vllm.txt
 	$(VLLM)/bin/python -m pip install -qq --constraint benchmarks/vllm.txt --editable ".[server]" pytest
 	$(VLLM)/bin/python benchmarks/vllm_named.py
+	touch $@
+
+SGLANG := .venv-sglang
+
+sglang: $(SGLANG)/.ready ## SGLang without its kernels beside the project: `make test-all` then runs against it
+
+$(SGLANG)/.ready: benchmarks/sglang.txt
+	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	$(SGLANG)/bin/python -m pip install -qq torch==2.13.0
+	$(SGLANG)/bin/python -m pip install -qq --no-deps --requirement benchmarks/sglang.txt
 	touch $@
 
 bench: bench-peers ## the benchmarks of a processor, one after the other, each beside its peers

@@ -43,7 +43,8 @@ class ServerTeacher(Teacher):
     """vLLM, SGLang, llama.cpp, `transformers serve`, or an API that is paid for.
 
     Log-probabilities are the server's own: those of given texts at temperature 1; those of drawn
-    tokens at temperature 1 where the server tells them before it samples (vLLM, llama.cpp).
+    tokens at temperature 1 where the server tells them before it samples (vLLM, llama.cpp; SGLang
+    where its environment says SGLANG_RETURN_ORIGINAL_LOGPROB=1).
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ServerTeacher(Teacher):
         prices: str | dict[str, dict[str, float]] | None = None,
         length_field: str = "max_tokens",
         seeds: bool = True,
+        several: bool = True,
         extra: dict[str, Any] | None = None,
         max_bytes: int = 64 * 2**20,
         allow_plain_http: bool = False,
@@ -108,6 +110,8 @@ class ServerTeacher(Teacher):
             prices: Per million tokens, `model: {in: 0.15, out: 0.6}`, or a YAML file of it.
             length_field: How it calls the longest answer (`max_completion_tokens` for some).
             seeds: Whether it takes `seed`.
+            several: Whether one request may ask for several answers (`n`). false: one by one, each
+                with its own seed, for servers that draw all with the same (SGLang).
             extra: Further fields of every request, for what a server does by default otherwise
                 (`top_k: 0`).
             max_bytes: The longest answer that is read.
@@ -137,6 +141,7 @@ class ServerTeacher(Teacher):
         self.prices: Prices = prices
         self.length_field = length_field
         self.seeds = seeds
+        self.several = several
         self.extra = extra
         self.max_bytes = max_bytes
         self.allow_plain_http = allow_plain_http
@@ -160,6 +165,8 @@ class ServerTeacher(Teacher):
             "extra": self.extra, "template": self.template, "arguments": self.template_arguments,
             "tokenizer": self.tokenizer_path, "seeds": self.seeds, "top": self.top_logprobs,
         }  # fmt: skip
+        if not self.several:
+            told["several"] = False
         named = json.dumps(told, sort_keys=True)
         return f"ServerTeacher:{self.url}:{self.model}:{self.api}:{named}"
 
@@ -202,7 +209,7 @@ class ServerTeacher(Teacher):
             words = Wording(self.tokenizer, self.template, self.template_arguments)
         price = price_of(self.model, self.prices)
         speaker = RemoteSpeaker(
-            caller, asked, self.api, price, self.top_logprobs, words, self.stop_after
+            caller, asked, self.api, price, self.top_logprobs, words, self.stop_after, self.several
         )
         if self.logprobs is True:
             speaker.offer = Offer(self.api != "completions", self.api != "chat", self.api != "chat")
@@ -271,8 +278,8 @@ class ServerTeacher(Teacher):
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One answer for each prompt of ids, with the ids that the server tells.
 
-        Where it tells none (vLLM: `extra: {return_token_ids: true}`), the text is cut anew by
-        `tokenizer_path`, which may give others.
+        Where it tells none (vLLM and SGLang tell them with `extra: {return_token_ids: true}`), the
+        text is cut anew by `tokenizer_path`, which may give others.
         """
         loop, speaker = self._opened()
         speaker.caller.begin()
@@ -288,7 +295,7 @@ class ServerTeacher(Teacher):
             if self.tokenizer is None:
                 raise GeneratorError(
                     f"{self.model} tells no ids of its answers: write tokenizer_path, or for vLLM "
-                    "extra: {return_token_ids: true}"
+                    "and SGLang extra: {return_token_ids: true}"
                 )
             ids = tuple(self.tokenizer.encode(choice.text, add_special_tokens=False))
             end = self.tokenizer.eos_token_id

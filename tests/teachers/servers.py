@@ -232,3 +232,31 @@ def vllm(
     mode = {"VLLM_SERVER_DEV_MODE": str(int(develop))}
     with started(command, port, log, 240, {**VLLM, **mode}) as found:
         yield found
+
+
+SGLANG = {"SGLANG_USE_CPU_ENGINE": "1", "SGLANG_RETURN_ORIGINAL_LOGPROB": "1"}
+"""For SGLang on a processor; what it draws is told at temperature 1."""
+
+
+def sglang_python() -> Path:
+    """The interpreter beside an SGLang: of `make sglang`, or of the one that KD_SGLANG names."""
+    folder = Path(os.environ.get("KD_SGLANG") or Path(__file__).parents[2] / ".venv-sglang")
+    python = folder / "bin" / "python"
+    if not (python.exists() and [*folder.glob("lib/*/site-packages/sglang/version.py")]):
+        pytest.skip(f"no SGLang in {folder.name}: make sglang, or name an environment in KD_SGLANG")
+    return python
+
+
+@contextmanager
+def sglang(folder: str, log: Path, *more: str) -> Iterator[str]:
+    """SGLang's server on a processor, in float32; `more`: further words of its command line."""
+    port = free_port()
+    script = Path(__file__).with_name("sglang_cpu.py")
+    command = [
+        str(sglang_python()), str(script), "--model-path", folder, "--host", "127.0.0.1", "--port",
+        str(port), "--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32",
+        "--disable-overlap-schedule", "--grammar-backend", "none", "--max-total-tokens", "4096",
+        "--max-running-requests", "8", "--sampling-defaults", "openai", *more,
+    ]  # fmt: skip
+    with running(command, port, log, 300, more=SGLANG) as url:
+        yield url

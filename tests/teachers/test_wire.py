@@ -1,7 +1,8 @@
 """Answers in the forms of vLLM and SGLang: our own words and numbers in their fields.
 
 They need environments of their own, so what is shown is that each field which they state is read as
-what they mean by it. vLLM's are held against what 0.32.0 sends, in test_vllm_real.py.
+what they mean by it. They are held against what vLLM 0.32.0 (test_vllm_real.py) and SGLang 0.5.23
+(test_sglang_real.py) send.
 """
 
 from __future__ import annotations
@@ -67,20 +68,51 @@ def vllm_echo(seen):
     }  # fmt: skip
 
 
+SGLANG_USAGE = {
+    "prompt_tokens_details": None, "reasoning_tokens": 0, "completion_tokens_details": None,
+}  # fmt: skip
+SGLANG_MORE = {
+    "metadata": {"weight_version": "default",
+                 "weight_versions": [{"version": "default", "start": 0, "end": 1}]}
+}  # fmt: skip
+SGLANG_CHAT = {
+    "id": "1", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [{
+        "index": 0,
+        "message": {"role": "assistant", "content": "It rains", "reasoning_content": None},
+        "logprobs": {"content": [
+            {"token": "It", "bytes": [73, 116], "logprob": -0.25,
+             "top_logprobs": [{"token": "It", "bytes": [73, 116], "logprob": -0.25}]},
+            {"token": " rains", "bytes": [32, 114], "logprob": -1.5,
+             "top_logprobs": [{"token": " rains", "bytes": [32, 114], "logprob": -1.5}]},
+        ]},
+        "finish_reason": "stop", "matched_stop": 12, "prompt_token_ids": [1, 2, 3],
+        "response_token_ids": [11, 12],
+    }],
+    "usage": {**USAGE, **SGLANG_USAGE}, **SGLANG_MORE,
+}  # fmt: skip
+"""SGLang's chat, with the same: its ids have another name there than in its completions."""
+
+
 def sglang_echo(seen):
-    """SGLang's: the same lists, no offsets, `matched_stop`, and what else it tells beside them."""
+    """SGLang's: the same lists without offsets, in the text the prompt too, and its own fields."""
     told = vllm_echo(seen)
     (choice,) = told["choices"]
-    choice["logprobs"]["text_offset"] = [-1] * 4
-    choice |= {"matched_stop": None, "hidden_states": None}
-    for name in ("stop_reason", "prompt_logprobs", "routed_experts"):
-        del choice[name]
-    told = {k: v for k, v in told.items() if k not in VLLM_MORE}
-    return {**told, "metadata": {"weight_version": "default"}, "sglext": None}
+    given = choice["logprobs"] | {"text_offset": [-1] * 4}
+    return {
+        "id": "1", "object": "text_completion", "created": 1, "model": "m",
+        "choices": [{
+            "index": 0, "text": " a b c", "logprobs": given, "finish_reason": "length",
+            "matched_stop": None, "token_ids": [9], "prompt_token_ids": [1, 7, 8],
+        }],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4, **SGLANG_USAGE},
+        **SGLANG_MORE,
+    }  # fmt: skip
 
 
-def test_a_chat_of_vllm_with_log_probabilities_and_ids():
-    with serving(lambda number, seen: Act(body=VLLM_CHAT)) as server:
+@pytest.mark.parametrize("told", [VLLM_CHAT, SGLANG_CHAT], ids=["vLLM", "SGLang"])
+def test_a_chat_with_log_probabilities_and_ids(told):
+    with serving(lambda number, seen: Act(body=told)) as server:
         asked = ServerTeacher(server.url, "m", api="chat", extra={"return_token_ids": True})
         (reply,) = asked.ask([Request(Kind.GENERATE, Prompt.user("?"), logprobs=True)])
         (said,) = reply.completions
@@ -116,6 +148,38 @@ def test_both_are_found_to_score_when_they_are_opened(told):
         asked = ServerTeacher(server.url, "m", api="completions")
         asked.require([Kind.SCORE, Kind.CHOICES], "a filter")
         assert len(server.seen) == 2
+        asked.close()
+
+
+@pytest.mark.parametrize("probed", [True, False])
+def test_options_are_not_told_by_tokens_that_have_lost_their_blanks(probed, stories):
+    """SGLang's of a SentencePiece tokenizer: `b` may be ` b`. Options are scored by ids then."""
+
+    def play(number, seen):
+        text, tokens, prompt = " b", ["b"], seen.body["prompt"]
+        if seen.body.get("echo"):
+            tokens = ["<s>", "one", "two", "three", "b"]
+            tokens = tokens if isinstance(prompt, str) else ["?"] * (len(prompt) + 1)
+        told = {"tokens": tokens, "token_logprobs": [-0.75] * len(tokens),
+                "top_logprobs": [{"b": -0.125, "l": -3.0}] * len(tokens)}  # fmt: skip
+        choice = {"index": 0, "text": text, "finish_reason": "length", "logprobs": told}
+        return Act(body={"choices": [choice], "usage": USAGE})
+
+    with serving(play) as server:
+        how = {"logprobs": "auto" if probed else True, "tokenizer_path": stories}
+        asked = ServerTeacher(server.url, "m", api="completions", **how)
+        (weighed,) = asked.choice_logprobs([Prompt.text("a")], ["b", "l"])
+        assert weighed == (-0.75, -0.75), "of what the tokens' names say"
+        assert len([seen for seen in server.seen if seen.body.get("echo")]) == 2 + probed
+        asked.close()
+
+
+def test_answers_are_asked_one_by_one_where_one_seed_would_draw_them_all():
+    with serving(lambda number, seen: Act(body=VLLM_CHAT)) as server:
+        asked = ServerTeacher(server.url, "m", logprobs=False, several=False)
+        ((*said,),) = asked.generate([Prompt.user("?")], n=3, sampling=Sampling(4, 1.0, seed=5))
+        assert len(said) == 3 and [s.body["seed"] for s in server.seen] == [5, 6, 7]
+        assert not any("n" in s.body for s in server.seen)
         asked.close()
 
 

@@ -18,7 +18,7 @@ async def probe(speaker: RemoteSpeaker) -> Offer:
     """
     how = Sampling(max_new_tokens=1, temperature=1.0)
     asked = speaker.asked
-    found = {"chat": False, "text": False, "echo": False}
+    found = {"chat": False, "text": False, "echo": False, "blanks": True}
     forms = []
     if speaker.api != "completions":
         told = {"logprobs": True, "top_logprobs": 1}
@@ -37,6 +37,8 @@ async def probe(speaker: RemoteSpeaker) -> Offer:
         else:
             pieces = said.choices[0].pieces
             found[name] = len(pieces) > 1 if name == "echo" else bool(pieces)
+            if PROMPT.replace(" ", "") in "".join(p.text for p in pieces):
+                found["blanks"] = False
     speaker.caller.ledger.charge(0, tab.usage)
     if len(missing) == len(forms):
         raise missing[0]

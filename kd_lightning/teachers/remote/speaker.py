@@ -38,6 +38,9 @@ class Offer:
     """Of what it goes on with."""
     echo: bool = False
     """Of given texts."""
+    blanks: bool = True
+    """Whether its tokens keep the blanks before words. SGLang decodes each alone, and those of a
+    SentencePiece tokenizer lose them: `A` and ` A` cannot be told apart."""
 
 
 class Tab:
@@ -74,6 +77,7 @@ class RemoteSpeaker:
         top: int,
         wording: Wording | None,
         stop_after: int,
+        several: bool = True,
     ) -> None:
         """What it speaks with.
 
@@ -85,6 +89,7 @@ class RemoteSpeaker:
             top: Likeliest tokens that options are looked for in.
             wording: Prompts and texts as ids; None: the server cuts them.
             stop_after: Requests in a row that may come to nothing.
+            several: Whether one call may ask for several answers.
         """
         self.caller = caller
         self.asked = asked
@@ -94,7 +99,7 @@ class RemoteSpeaker:
         self.wording = wording
         self.stop_after = stop_after
         self.offer = Offer()
-        self._several = True  # whether the server takes n
+        self._several = several  # until the server turns out to take no n
         self._fallen = 0  # requests in a row that came to nothing
 
     # ---------------------------------------------------------------- one request
@@ -268,7 +273,7 @@ class RemoteSpeaker:
         words, prompt = self.wording, request.prompt
         single = words is None or all(len(words.answer(prompt, t)) == 1 for t in request.texts)
         seen = self.offer.chat if self._chats(request.prompt) else self.offer.text
-        return not (single and seen)
+        return not (single and seen and self.offer.blanks)
 
     async def _choices(self, request: Request, tab: Tab, seed: int) -> tuple[float, ...]:
         if self._scored(request):
@@ -279,7 +284,10 @@ class RemoteSpeaker:
         said = await self.call(path, self._body(request.prompt, how, self.top), told, tab, seed)
         if not said.choices[0].pieces:
             raise RequestError("the answer holds no log-probabilities")
-        top = said.choices[0].pieces[0].top
+        drawn, top = said.choices[0], said.choices[0].pieces[0].top
+        if drawn.text != drawn.pieces[0].text == drawn.text.strip():
+            self.offer = replace(self.offer, blanks=False)
+            return tuple(s.total for s in await self._scores(request, tab, seed))
         if self.offer.echo and not all(option in top for option in request.texts):
             return tuple(s.total for s in await self._scores(request, tab, seed))
         return picked(top, request.texts)

@@ -137,7 +137,7 @@ def _choice(choice: Any) -> Choice:
         text = ""  # all of its length went into thoughts that are not told
     if not isinstance(text, str):
         raise ExchangeError("a choice holds no text")
-    ids = choice.get("token_ids")
+    ids = choice.get("token_ids", choice.get("response_token_ids"))  # the latter: SGLang's chats
     found = _pieces(choice["logprobs"]) if choice.get("logprobs") else ()
     if not isinstance(ids, list):
         ids = [p.id for p in found]
