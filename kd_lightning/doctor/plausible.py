@@ -15,8 +15,12 @@ ROUNDING = 0.05
 """Nats by which two tellings of one log-probability may differ: bfloat16's arithmetic."""
 
 
-def at_odds(pieces: Sequence[Piece]) -> Iterator[str]:
-    """What cannot be true of a greedy answer's log-probabilities."""
+def at_odds(pieces: Sequence[Piece], named: bool = True) -> Iterator[str]:
+    """What cannot be true of a greedy answer's log-probabilities.
+
+    `named`: whether each token has a name of its own. Where names are shared, a list may hold
+    another token's number by the name of the likeliest, and only numbers are compared.
+    """
     listed = [p for p in pieces if p.top and not _bytes(p)]
     most = max(listed, key=_mass, default=None)
     if most is not None and _mass(most) > 1.0 + ROUNDING:
@@ -25,7 +29,7 @@ def at_odds(pieces: Sequence[Piece]) -> Iterator[str]:
             f"place have {_mass(most):.2f} altogether, more than 1; it must tell those of the "
             "softmax at temperature 1"
         )
-    odd = [p for p in listed if not _likeliest(p, p)]
+    odd = [p for p in listed if not _likeliest(p, p, named)]
     if odd and any(_shifted(pieces, by) for by in (1, -1)):
         yield (
             "its log-probabilities are shifted by one token: they belong to the place beside; take "
@@ -48,11 +52,12 @@ def _bytes(piece: Piece) -> bool:
     return "\ufffd" in piece.text or piece.text.startswith("bytes:")
 
 
-def _likeliest(piece: Piece, place: Piece) -> bool:
-    """Whether a token is, by name and by number, the first in the list of a place."""
+def _likeliest(piece: Piece, place: Piece, named: bool) -> bool:
+    """Whether a token is, by name (where it has one) and number, the first in a place's list."""
     first = max(place.top.values())
     told = -math.inf if piece.logprob is None else piece.logprob
-    return place.top.get(piece.text, -math.inf) >= first - ROUNDING and told >= first - ROUNDING
+    listed = place.top.get(piece.text, -math.inf) if named else told
+    return listed >= first - ROUNDING and told >= first - ROUNDING
 
 
 def _shifted(pieces: Sequence[Piece], by: int) -> bool:

@@ -101,7 +101,7 @@ def _judged(server: ServerTeacher, heard: Heard, needed: str) -> Iterator[Findin
         else:
             yield ok(f"{who} answers, without log-probabilities, which nothing here asks for")
         return
-    faults = [*at_odds(heard.pieces), *_not_as_given(heard)]
+    faults = [*at_odds(heard.pieces, heard.blanks), *_not_as_given(heard)]
     if faults:
         yield problem(f"{who}: {faults[0]}")
         return

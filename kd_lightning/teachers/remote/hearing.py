@@ -43,6 +43,12 @@ class Heard:
         """The answer's tokens with log-probabilities."""
         return tuple(p for p in self.answer.pieces if p.logprob is not None)
 
+    @property
+    def blanks(self) -> bool:
+        """Whether its tokens keep the blanks of its text (see `Offer`)."""
+        told = "".join(p.text for p in self.answer.pieces)
+        return " " in told or " " not in self.answer.text.strip()
+
 
 def hear(server: ServerTeacher, prompt: Prompt, seconds: float) -> Heard:
     """Ask for one greedy answer, and for the same answer's log-probabilities as a given text.
