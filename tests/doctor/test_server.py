@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kd_lightning.doctor.findings import Level
+from kd_lightning.doctor.plausible import at_odds
 from kd_lightning.doctor.served import servers
 from kd_lightning.losses import CrossEntropy, ForwardKL
 from kd_lightning.rewards import Judge
 from kd_lightning.rollouts import FromStudent
 from kd_lightning.rollouts.vllm_server import VLLMServer
 from kd_lightning.teachers import Ensemble, ServerTeacher
+from kd_lightning.teachers.remote.wire import Piece
 from kd_lightning.types import Signal
 from tests.doctor.kit import looked_at, patient, report, said
 from tests.teachers import servers as real
@@ -205,3 +207,12 @@ def test_llama_cpp_is_held_against_the_same_model_here(tmp_path, llama_cpp, stor
     assert "says the same" in at(Level.OK, checked), checked
     bent = examined(tmp_path, llama_cpp, extra={**unaltered, "repeat_penalty": 1.8}, **settings)
     assert bent.level is Level.PROBLEM, bent
+
+
+def test_where_tokens_share_names_their_numbers_are_compared():
+    """SGLang's without their blanks: the list's `b` is another token than the drawn ` b`."""
+    shared = [Piece("b", -0.5, None, {"b": -4.0, "c": -1.5})] * 2
+    assert any("not the likeliest" in told for told in at_odds(shared))
+    assert not [*at_odds(shared, named=False)]
+    unlikely = [Piece("b", -4.0, None, {"b": -4.0, "c": -0.5})] * 2
+    assert [*at_odds(unlikely, named=False)]
