@@ -28,10 +28,12 @@ class VLLMServer(ServedEngine):
     """A vLLM server draws: tokens in, tokens and log-probabilities out.
 
     Start it in development mode on the student's folder, on a machine that sees the run's folder:
-    `VLLM_SERVER_DEV_MODE=1 vllm serve runs/student --served-model-name student`. It is told of new
-    weights by `/pause`, `/collective_rpc` (`reload_weights`), `/reset_prefix_cache` and `/resume`.
-    Development mode lets everybody who reaches the port run methods of the server: keep it on a
-    network of your own.
+    `VLLM_SERVER_DEV_MODE=1 vllm serve runs/student --served-model-name student --generation-config
+    vllm` (without the last, penalties of the student's generation settings bend what it draws from,
+    and not what it tells). It is told of new weights by `/pause`, `/collective_rpc`
+    (`reload_weights`), `/reset_prefix_cache` and `/resume`. Development mode lets everybody who
+    reaches the port run methods of the server, with or without its key: keep it on a network of
+    your own.
 
     Source: Kwon et al. 2023 (vLLM), arXiv 2309.06180; its reference of the OpenAI-compatible
     server and of the development endpoints.

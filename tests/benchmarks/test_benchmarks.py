@@ -5,8 +5,9 @@ import importlib.util
 import pytest
 import torch
 
-from benchmarks import accuracy, gpu, loss, memory, overhead, packing, peers, step
+from benchmarks import accuracy, gpu, loss, memory, overhead, packing, peers, step, vllm_draws
 from kd_lightning.types import IGNORE
+from tests.teachers import servers
 
 
 @pytest.fixture
@@ -134,3 +135,11 @@ def test_all_rows_of_a_step_count_in_both_conventions():
 def test_packing_times_the_same_work(tmp_path):
     report = run(packing, tmp_path)
     assert {row["way"] for row in report.rows} == set(packing.WAYS)
+
+
+@pytest.mark.slow
+def test_draws_of_vllm(tmp_path):
+    servers.vllm_python()
+    report = run(vllm_draws, tmp_path)
+    assert {row["answers"] for row in report.rows} == {5} and len(report.rows) == 2
+    assert all(row["cpu"] > 0 for row in report.rows)

@@ -229,6 +229,7 @@ def test_an_engine_that_keeps_other_weights_than_it_was_given_is_refused(
     drawn = FromStudent(sampling=kit.GREEDY, engine=VLLMServer(url))
     with pytest.raises(KDError, match=r"differ from the student's by .* did not take all weights"):
         fit(tiny_teacher, tmp_path / "a", drawn, SyncRolloutWeights())
+    assert drawn.engine._caller is None, "connections were left open"
     fit(tiny_teacher, tmp_path / "b", drawn, SyncRolloutWeights(limit=None), steps=1)
     monkeypatch.setattr(made.engine, "reload", reload)
     drawn = FromStudent(sampling=kit.GREEDY, engine=VLLMServer(url))
