@@ -83,9 +83,9 @@ def reinforced() -> Loss:
     )
 
 
-def ppo() -> Loss:
+def ppo(width: int = 16) -> Loss:
     return losses.PolicyGradient(
-        GAE(), ClippedRatio(), reward_kl=0.05, value=ValueHead(16), reward_policy="drawn"
+        GAE(), ClippedRatio(), reward_kl=0.05, value=ValueHead(width), reward_policy="drawn"
     )
 
 

@@ -12,7 +12,8 @@ from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.mixed import Mixed
 from kd_lightning.rollouts.reuse import Reuse
 from kd_lightning.types import IGNORE, Progress
-from tests.rollouts import kit, runs
+from tests.rollouts import kit, reused, runs
+from tests.tiny import save_model
 
 
 def steps(reuse, number, rows=None):
@@ -169,3 +170,25 @@ def test_every_update_is_an_optimizer_step(tiny_teacher, tmp_path):
     assert len(whole["losses"]) == runs.STEPS
     sizes = [sum(map(len, said.values())) for said in whole["said"]]
     assert sizes == [12, 6, 6, 6], "drawn at once, then learned from in halves"
+
+
+# ---- what it is for ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+def test_of_as_many_drawings_more_updates_make_more_and_a_random_reward_nothing(seed, tmp_path):
+    """At one learning rate: one update at four times the rate does about as well here."""
+    save_model(tmp_path / "start", width=32, layers=3, seed=seed)
+
+    def last(*arm):
+        found = reused.rewards(str(tmp_path / "start"), tmp_path / "run", *arm)
+        assert len(found) == reused.DRAWINGS
+        return found[0], sum(found[-4:]) / 4
+
+    (start, once), (same, often), (_, noise) = last(1, seed), last(4, seed), last(4, seed, True)
+    assert start == same, "the first answers are the start's"
+    assert often > max(once, noise) + 0.02, (start, once, often, noise)
+    assert once > start + 0.02, (start, once)
+    assert noise - start < (often - start) / 3, (start, often, noise)
