@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from benchmarks.harness import OURS, Report, median, parser
 from kd_lightning.data.skills.demo_rows import FAMILIES, draw
 from kd_lightning.errors import KDError
-from kd_lightning.models.drawing import Draw, Drawn
+from kd_lightning.models.drawing import Draw
 from kd_lightning.models.loading import resolve
 from kd_lightning.rollouts.engines import Engine, Generate
 from kd_lightning.rollouts.vllm_server import VLLMServer
@@ -35,6 +36,10 @@ VLLM = {
     "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
 }  # fmt: skip
+
+
+Rounds = defaultdict[tuple[str, str], list[tuple[float, float, float]]]
+"""Case and way to seconds, seconds of processors and tokens of each round."""
 
 
 @contextmanager
@@ -84,12 +89,17 @@ def spent(group: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def asked(teacher: LocalTeacher, prompts: int, room: int) -> list[Draw]:
-    """Questions of the demo's families, each to be answered once at temperature 1."""
+def cases(teacher: LocalTeacher, prompts: int, room: int) -> dict[str, list[Draw]]:
+    """What is to be answered at temperature 1: questions, and signs that no turn ends."""
     wording = Wording(teacher.tokenizer)
     items = [item for name in FAMILIES for item in draw(name, "test", -(-prompts // 5), 0)]
     how = Sampling(room, temperature=1.0)
-    return [Draw(wording.prompt(Prompt.user(i.prompt)), how, room) for i in items[:prompts]]
+    questions = [wording.prompt(Prompt.user(item.prompt)) for item in items[:prompts]]
+    signs = [(10 + i, 11 + i, 12 + i) for i in range(prompts)]
+    return {
+        "short": [Draw(ids, how, room) for ids in questions],
+        "long": [Draw(ids, how, room) for ids in signs],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> Report:
@@ -102,31 +112,32 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     )
     teacher = LocalTeacher("demo", dtype="float32")
     teacher.open()
-    draws = asked(teacher, prompts, room)
+    asked, found = cases(teacher, prompts, room), Rounds(list)
     with server(resolve("demo")) as (url, group):
         served = VLLMServer(url)
         served.loaded = 0
         ways: dict[str, Engine] = {f"{OURS}: Generate": Generate(), "VLLMServer": served}
-        seen: dict[str, list[tuple[float, float, list[Drawn]]]] = {name: [] for name in ways}
         for round_ in range(options.repeats + 1):
             for name in list(ways)[:: 1 if round_ % 2 else -1]:
-                start, before = time.perf_counter(), time.process_time() + spent(group)
-                made = ways[name].draw(teacher.model, draws)
-                took = time.perf_counter() - start
-                if round_:
+                for case, draws in asked.items():
+                    start, before = time.perf_counter(), time.process_time() + spent(group)
+                    made = ways[name].draw(teacher.model, draws)
+                    took = time.perf_counter() - start
                     cpu = time.process_time() + spent(group) - before
-                    seen[name].append((took, cpu, made))
+                    if round_:
+                        length = float(sum(len(one.tokens) for one in made))
+                        found[case, name].append((took, cpu, length))
         served.close()
-    for name, rounds in seen.items():
-        seconds, cpu = median([r[0] for r in rounds]), median([r[1] for r in rounds])
-        tokens = sum(len(one.tokens) for one in rounds[0][2])
+    panels: dict[str, dict[str, float]] = {case: {} for case in asked}
+    for (case, name), rounds in sorted(found.items()):
+        seconds, cpu, tokens = (median(values) for values in zip(*rounds, strict=True))
+        panels[case][name] = round(prompts / seconds, 1)
         report.row(
-            way=name, answers=len(draws), tokens=tokens, seconds=round(seconds, 3),
-            cpu=round(cpu, 3), answers_per_s=round(len(draws) / seconds, 1),
-            tokens_per_s=round(tokens / seconds, 1),
+            case=case, way=name, answers=prompts, tokens=int(tokens), seconds=round(seconds, 3),
+            cpu=round(cpu, 3), answers_per_s=panels[case][name],
+            tokens_per_s=round(tokens / seconds),
         )  # fmt: skip
-    bars = {row["way"]: row["answers_per_s"] for row in report.rows}
-    report.finish(options.out, {report.title: bars}, "answers per second")
+    report.finish(options.out, panels, "answers per second")
     return report
 
 
