@@ -54,7 +54,7 @@ def url(students, tmp_path_factory):
 @pytest.fixture
 def engine(url, students):
     """Brought the first student's weights."""
-    made = VLLMServer(url, retries=1)
+    made = VLLMServer(url, retries=5)
     made.load(Path(students[0]))
     made.loaded = 0
     yield made
@@ -188,12 +188,16 @@ def when_asked(engine, act):
 
 def test_answers_that_the_server_broke_off_are_asked_again(engine, students, url):
     """Another one's pause ends what is being drawn with a 200 and the word abort."""
-    rollout, rows = FromStudent(4, MANY, engine=engine), kit.batch(kit.examples(16))
+    rollout, rows = FromStudent(16, MANY, engine=engine), kit.batch(kit.examples(24))
     want = served.roll(rollout, rows, students[0])
 
     def disturb():
-        told(url, "/pause?mode=abort")
-        told(url, "/resume")
+        for _ in range(20):  # until one comes while something is being drawn
+            told(url, "/pause?mode=abort")
+            told(url, "/resume")
+            time.sleep(0.02)
+            if engine._caller.counts["retries"]:
+                return
 
     when_asked(engine, disturb)
     same(served.roll(rollout, rows, students[0]), want)
