@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!+-*/=()<>#'\"\n_|"
 
 
-def tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """One id per character; `<pad>`, `<s>`, `</s>` first."""
+def tokenizer(extra: tuple[str, ...] = (), words: str = "") -> PreTrainedTokenizerFast:
+    """One id per character; `<pad>`, `<s>`, `</s>` first. `words`: pattern of what is one id, too,
+    each of `extra`."""
     vocabulary = {t: i for i, t in enumerate(["<pad>", "<s>", "</s>", "<unk>", *LETTERS, *extra])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    pattern = Regex(rf"{words}|\s|.") if words else ""
+    backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from kd_lightning import losses
 from kd_lightning.application import KDParser
@@ -116,6 +117,7 @@ def learn(
     start: Learner | None = None,
     loss: losses.Loss | None = None,
     kind: type[KDDataModule] = InstructionFollowing,
+    tok: PreTrainedTokenizerFast | None = None,
     **more: Any,
 ) -> Learner:
     """Train a new tiny student (or a copy of `start`) on rows of prompt and answer or messages.
@@ -123,7 +125,7 @@ def learn(
     `kind`: how rows are read; `more`: further options of the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tok = tokenizer()
+    tok = tok or tokenizer()
     tok.chat_template = TEMPLATE
     tok.save_pretrained(folder / "tokenizer")
     names = ("prompt", "answer", "messages", "system", "id", "candidates", "scores")
