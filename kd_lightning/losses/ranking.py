@@ -94,7 +94,7 @@ class Ranking(AnswerLoss):
             logp = -torch.where(where, words.values()["nll"], 0.0)
         elif watch is not None:
             show(watch, student, teacher, batch)
-        scores = self.beta * self.score(self._said(student, teacher, batch, logp, ranks))
+        scores = self.beta * self.score(self._said(student, teacher, batch, logp))
         terms = {"ranking": self.weight * self.comparator(scores, ranks)}
         if self.sft_weight:
             weights = self._best(batch, ranks).to(logp.dtype)
@@ -112,12 +112,7 @@ class Ranking(AnswerLoss):
         return batch.weights * spoken(batch) * ranks.best[:, None]
 
     def _said(
-        self,
-        student: ModelOutput,
-        teacher: ModelOutput | None,
-        batch: Batch,
-        logp: Tensor,
-        ranks: Ranks,
+        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, logp: Tensor
     ) -> Said:
         where = spoken(batch)
         place = torch.arange(where.shape[1], device=where.device)
@@ -133,7 +128,7 @@ class Ranking(AnswerLoss):
             length=where.sum(1).clamp_min(1),
             state=student.hidden[torch.arange(len(last), device=last.device), last],
             text=_mean(student.hidden, batch.attention_mask) if texts else None,
-            question=ranks.question if texts else None,
+            question=self._ranks(batch).question if texts else None,
         )
 
 
