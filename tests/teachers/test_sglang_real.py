@@ -8,35 +8,18 @@ drops when it tells tokens. Not shown: its seeds, which need a kernel.
 
 from __future__ import annotations
 
-import json
-import urllib.request
-
 import pytest
-import yaml
 
-from kd_lightning import elicitation
-from kd_lightning.data.skills.demo_rows import FAMILIES, draw
 from kd_lightning.doctor.findings import Level
 from kd_lightning.errors import KDError
 from kd_lightning.losses import CrossEntropy
 from kd_lightning.models.loading import resolve
-from kd_lightning.teachers import LocalTeacher, ServerTeacher
+from kd_lightning.teachers import LocalTeacher
 from kd_lightning.teachers.generator import GeneratorError, Kind, Request
 from kd_lightning.types import Message, Prompt, Sampling, Signal
-from tests.conftest import ROOT
 from tests.doctor.kit import looked_at, patient, said
-from tests.teachers import servers, test_wire
-from tests.teachers.test_vllm_real import (
-    CHATS,
-    CLOSE,
-    HOW,
-    SEEN,
-    TEXTS,
-    answers,
-    drawn,
-    same,
-    shape,
-)
+from tests.teachers import real, servers, test_wire
+from tests.teachers.real import CHATS, CLOSE, HOW, TEXTS, drawn, same
 
 pytestmark = pytest.mark.slow
 
@@ -45,10 +28,7 @@ STORIES = [Prompt.text(words) for words in ("Once upon a time", "Lily wanted to"
 
 
 def shipped(url, folder, **more):
-    """The teacher that a user of the shipped file gets."""
-    told = yaml.safe_load((ROOT / "configs/teacher/server_sglang.yaml").read_text())
-    own = {"url": url, "model": folder, "tokenizer_path": folder}
-    return ServerTeacher(**{**told["init_args"], **own, **more})
+    return real.shipped("sglang", url, folder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -213,49 +193,15 @@ def test_its_refusals_are_told_in_its_words(telling, remote, stories):
 
 
 def test_what_the_fixtures_of_the_wire_state_is_what_it_sends(url):
-    def post(path, **body):
-        data = json.dumps({"model": resolve("demo"), "max_tokens": 2, **body}).encode()
-        asked = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            return json.load(answer)
-
-    chat = post("/chat/completions", messages=[{"role": "user", "content": "ab"}], logprobs=True,
-                top_logprobs=2, temperature=0, return_token_ids=True)  # fmt: skip
-    echo = post("/completions", prompt="ab", logprobs=1, echo=True, return_token_ids=True)
-    for stated, real in ((test_wire.SGLANG_CHAT, chat), (test_wire.sglang_echo(SEEN), echo)):
-        assert shape(stated, real) == []
-    (choice,) = echo["choices"]
-    told = choice["logprobs"]
-    assert told["token_logprobs"][0] is None and told["tokens"][:2] == ["a", "b"]
-    assert len(told["tokens"]) == 2 + len(choice["token_ids"])
-    assert choice["text"].startswith("ab")
+    echo = real.fixtures_hold(url, test_wire.SGLANG_CHAT, test_wire.sglang_echo(real.SEEN))
+    assert echo["text"].startswith("ab")
 
 
 # ---- whole commands ---------------------------------------------------------------------------
 
 
 def test_an_elicitation_over_it_writes_what_the_local_teacher_would(url, tmp_path):
-    rows = [{"prompt": item.prompt} for f in FAMILIES for item in draw(f, "train", 4, 0)]
-    seeds = tmp_path / "rows.jsonl"
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    file = ROOT / "configs/elicit/seqkd.yaml"
-
-    def made(name, teacher):
-        told = tmp_path / f"{name}.yaml"
-        told.write_text(yaml.safe_dump({"generators": {"teacher": teacher}}))
-        return elicitation.elicit(
-            ["-c", str(file), "-c", str(told), f"--seeds.path={seeds}",
-             f"--output={tmp_path / name}", "--steps.init_args.sampling.max_new_tokens=40"]
-        )  # fmt: skip
-
-    own = {"url": url, "model": resolve("demo"), "tokenizer_path": resolve("demo")}
-    remote = yaml.safe_load((ROOT / "configs/teacher/server_sglang.yaml").read_text())
-    remote["init_args"] |= own
-    here = {"class_path": "LocalTeacher",
-            "init_args": {"path": "demo", "dtype": "float32", "licence": "apache-2.0"}}  # fmt: skip
-    found, expected = (made(n, t) for n, t in (("sglang", remote), ("local", here)))
-    assert answers(found) == answers(expected) and len(answers(found)) == len(rows)
-    assert "Apache-2.0" in (found / "README.md").read_text(), "the card does not tell the terms"
+    real.elicits_the_same("sglang", url, tmp_path, 4)
 
 
 def test_the_doctor_finds_it_sound_and_the_same_as_the_model_here(url, tmp_path):

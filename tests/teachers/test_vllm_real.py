@@ -6,37 +6,26 @@ configs/teacher/server_vllm.yaml with the address, the model and its folder put 
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from dataclasses import replace
 
 import pytest
-import yaml
 
-from kd_lightning import elicitation
-from kd_lightning.data.skills.demo_rows import FAMILIES, draw
 from kd_lightning.doctor.findings import Level
 from kd_lightning.errors import KDError
 from kd_lightning.losses import CrossEntropy
 from kd_lightning.models.loading import resolve
 from kd_lightning.rollouts.from_student import FromStudent
 from kd_lightning.rollouts.vllm_server import VLLMServer
-from kd_lightning.teachers import LocalTeacher, ServerTeacher
+from kd_lightning.teachers import LocalTeacher
 from kd_lightning.teachers.generator import GeneratorError, Kind, Request
 from kd_lightning.types import Message, Prompt, Sampling, Signal
-from tests.conftest import ROOT
 from tests.doctor.kit import looked_at, patient, said
-from tests.teachers import servers, test_wire
-from tests.teachers.hostile import Seen
+from tests.teachers import real, servers, test_wire
+from tests.teachers.real import CHATS, CLOSE, HOW, TEXTS, drawn, same
 
 pytestmark = pytest.mark.slow
 
-CLOSE = 5e-5
-"""float32 of two implementations, in nats a token."""
-HOW = Sampling(40)
 WARM = Sampling(40, temperature=0.9, top_p=0.95, top_k=40, seed=11)
-CHATS = [Prompt.user(item.prompt) for f in FAMILIES for item in draw(f, "test", 2, 0)]
-TEXTS = [Prompt.text(words) for words in ("Sort these letters: d a", "The numbers are 3, ", "ab")]
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +35,7 @@ def url(tmp_path_factory):
 
 
 def shipped(url, **more):
-    """The teacher that a user of the shipped file gets."""
-    told = yaml.safe_load((ROOT / "configs/teacher/server_vllm.yaml").read_text())
-    own = {"url": url, "model": resolve("demo"), "tokenizer_path": resolve("demo")}
-    return ServerTeacher(**{**told["init_args"], **own, **more})
+    return real.shipped("vllm", url, resolve("demo"), **more)
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +48,6 @@ def remote(url):
 @pytest.fixture(scope="module")
 def local():
     return LocalTeacher("demo", dtype="float32", attention="sdpa")
-
-
-def drawn(teacher, prompts=None, how=HOW, n=1):
-    asked = [Request(Kind.GENERATE, p, how, n, logprobs=True) for p in prompts or [*CHATS, *TEXTS]]
-    return [reply.completions for reply in teacher.ask(asked)]
-
-
-SEEN = Seen("/completions", {}, {"prompt": "ab"})
-
-
-def same(found, expected):
-    assert (found.text, found.tokens, found.finished) == (
-        expected.text, expected.tokens, expected.finished
-    )  # fmt: skip
-    assert found.logprobs == pytest.approx(expected.logprobs, abs=CLOSE)
 
 
 # ---- what it says -----------------------------------------------------------------------------
@@ -206,78 +177,14 @@ def test_new_weights_are_refused_without_development_mode(url, tmp_path):
 
 def test_what_the_fixtures_of_the_wire_state_is_what_it_sends(url):
     """Every field that tests/teachers/test_wire.py makes up is here, of the same kind."""
-
-    def post(path, **body):
-        data = json.dumps({"model": resolve("demo"), "max_tokens": 2, **body}).encode()
-        asked = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            return json.load(answer)
-
-    chat = post("/chat/completions", messages=[{"role": "user", "content": "ab"}], logprobs=True,
-                top_logprobs=2, temperature=0, return_token_ids=True)  # fmt: skip
-    echo = post("/completions", prompt="ab", logprobs=1, echo=True, return_token_ids=True)
-    for stated, real in ((test_wire.VLLM_CHAT, chat), (test_wire.vllm_echo(SEEN), echo)):
-        assert shape(stated, real) == []
-    (choice,) = echo["choices"]
-    told = choice["logprobs"]
-    assert told["token_logprobs"][0] is None and told["tokens"][:2] == ["a", "b"]
-    assert len(told["tokens"]) == 2 + len(choice["token_ids"])
-
-
-def shape(stated, real, where=""):
-    """Fields that one of them has alone, or that are of two kinds; keys that are ids are values."""
-    if isinstance(stated, dict) and isinstance(real, dict):
-        if where.endswith("logprobs[]") and "decoded_token" not in stated and "token" not in stated:
-            return [] if stated.keys() and real.keys() else [where]  # tokens or ids to numbers
-        return [
-            told
-            for key in sorted({*stated, *real})
-            for told in (
-                shape(stated[key], real[key], f"{where}.{key}")
-                if key in stated and key in real
-                else [f"{where}.{key}"]
-            )
-        ]
-    if isinstance(stated, list) and isinstance(real, list):
-        return shape(stated[-1], real[-1], f"{where}[]") if stated and real else []
-    if stated is None or real is None or isinstance(stated, type(real)):
-        return []
-    return [f"{where}: {type(stated).__name__} and not {type(real).__name__}"]
+    real.fixtures_hold(url, test_wire.VLLM_CHAT, test_wire.vllm_echo(real.SEEN))
 
 
 # ---- whole commands ---------------------------------------------------------------------------
 
 
 def test_an_elicitation_over_it_writes_what_the_local_teacher_would(url, tmp_path):
-    rows = [{"prompt": item.prompt} for f in FAMILIES for item in draw(f, "train", 6, 0)]
-    seeds = tmp_path / "rows.jsonl"
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    file = ROOT / "configs/elicit/seqkd.yaml"
-
-    def made(name, teacher):
-        told = tmp_path / f"{name}.yaml"
-        told.write_text(yaml.safe_dump({"generators": {"teacher": teacher}}))
-        return elicitation.elicit(
-            ["-c", str(file), "-c", str(told), f"--seeds.path={seeds}",
-             f"--output={tmp_path / name}", "--steps.init_args.sampling.max_new_tokens=40"]
-        )  # fmt: skip
-
-    own = {"url": url, "model": resolve("demo"), "tokenizer_path": resolve("demo")}
-    remote = yaml.safe_load((ROOT / "configs/teacher/server_vllm.yaml").read_text())
-    remote["init_args"] |= own
-    here = {"class_path": "LocalTeacher",
-            "init_args": {"path": "demo", "dtype": "float32", "licence": "apache-2.0"}}  # fmt: skip
-    found, expected = (made(n, t) for n, t in (("vllm", remote), ("local", here)))
-    assert answers(found) == answers(expected) and len(answers(found)) == len(rows)
-    assert "Apache-2.0" in (found / "README.md").read_text(), "the card does not tell the terms"
-
-
-def answers(folder):
-    return [
-        (row["prompt"], row["answer"])
-        for file in sorted((folder / "shards").glob("*.jsonl"))
-        for row in map(json.loads, file.read_text().splitlines())
-    ]
+    real.elicits_the_same("vllm", url, tmp_path, 6)
 
 
 def test_the_doctor_finds_it_sound_and_the_same_as_the_model_here(url, tmp_path):
