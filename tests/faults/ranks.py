@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,10 @@ def environment(rank: int, port: int) -> dict[str, str]:
 
 def listens() -> list[str]:
     """Addresses on which this process waits for connections, as the system writes them."""
-    held = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
-    mine = {str(fd.readlink()) for fd in held}
-    found = []
+    mine, found = set(), []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, by a thread that writes: no listener
+            mine.add(str(fd.readlink()))
     for table in ("tcp", "tcp6"):
         lines = Path("/proc/self/net", table).read_text().splitlines()[1:]
         for _, address, _, state, *others in map(str.split, lines):

