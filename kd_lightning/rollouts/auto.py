@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from kd_lightning.models import recorded
 from kd_lightning.models.causal import CausalLM
 from kd_lightning.models.drawing import Draw, Drawn
+from kd_lightning.models.modes import evaluating
 from kd_lightning.rollouts.continuous import ContinuousBatching, lack
 from kd_lightning.rollouts.engines import Before, Engine, Generate
 from kd_lightning.rollouts.paged import whole
@@ -45,7 +46,8 @@ class Auto(Engine):
     def draw(
         self, model: CausalLM, draws: Sequence[Draw], before: Before | None = None
     ) -> list[Drawn]:
-        why_not = choice(model, draws, before)
+        with evaluating(model):  # as it will be when it draws
+            why_not = choice(model, draws, before)
         name = "Generate" if why_not else "ContinuousBatching"
         why = why_not or f"{len(draws)} answers, steps that cannot be recorded"
         if name != self._said:

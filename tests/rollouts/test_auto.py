@@ -36,6 +36,15 @@ def test_recorded_steps_come_first(monkeypatch):
     assert choice(student, draws(16)) is None
 
 
+def test_a_student_in_training_is_looked_at_as_it_draws(monkeypatch):
+    said = []
+    monkeypatch.setattr(auto, "rank_zero_info", said.append)
+    student = kit.model(kit.folders()[0]).train()
+    Auto().draw(student, draws(16))
+    assert said == ["answers are drawn by Generate: its steps are recorded"]
+    assert student.training and student.transformer.training
+
+
 @pytest.mark.parametrize(
     ("why", "told"),
     [
